@@ -1,0 +1,48 @@
+"""The methods, one paper a file. Adding one is a file here and a line in `METHODS`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muybridge.backbones.vit import ViT
+from muybridge.errors import unknown
+from muybridge.methods.base import Method, build_config
+from muybridge.methods.evl import EVL
+from muybridge.methods.probe import Probe
+
+METHODS: dict[str, type[Method]] = {
+    "evl": EVL,
+    "probe": Probe,
+}
+
+
+def method_class(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        UnknownName: there is none; the choices are listed.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def build_method(
+    name: str, backbone: ViT, classes: int, frames: int, image_size: tuple[int, int], options: dict[str, Any]
+) -> Method:
+    """A method around `backbone`, with fresh parameters of its own.
+
+    Args:
+        name: a key of `METHODS`.
+        backbone: the image transformer.
+        classes: K.
+        frames: T.
+        image_size: (height, width) in pixels.
+        options: fields of the method's `Config`.
+
+    Raises:
+        UnknownName: no such method or option.
+        BadInput: values that do not fit together.
+    """
+    kind = method_class(name)
+    return kind(backbone, build_config(kind.Config, options, name), classes, frames, image_size)

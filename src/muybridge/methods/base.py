@@ -1,0 +1,209 @@
+"""The contract between a method and everything else.
+
+A method is an image transformer plus what a paper adds to make it read video. The engine, the recogniser, the command
+line and the tests know `Method`, never a particular one. A new method is one file in this folder and one line in
+`METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from muybridge.backbones.vit import ViT
+from muybridge.errors import BadInput, CheckpointError, shape_text, unknown
+from muybridge.structures import Output
+
+Features = dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """Base of all methods: video [B, T, 3, H, W] -> Output(logits [B, K], losses).
+
+    A method with a frozen backbone writes `frozen` and `readout`; any other writes `forward` and leaves them.
+
+    Attributes:
+        Config: frozen dataclass of the method's own options, all with defaults.
+        title: the paper, with venue and link.
+        freezes_backbone: no backbone parameter is trained.
+    """
+
+    Config: ClassVar[type]
+    title: ClassVar[str] = ""
+    freezes_backbone: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backbone: ViT,
+        config: Any,
+        classes: int,
+        frames: int,
+        image_size: tuple[int, int],
+    ) -> None:
+        """
+        Args:
+            backbone: the image transformer; it stays as it is, the method keeps its own parameters beside it.
+            config: an instance of `Config`.
+            classes: K.
+            frames: T, how many frames the method is given.
+            image_size: (height, width) in pixels of those frames.
+
+        Raises:
+            BadInput: fewer than 2 classes, no frame, or an image smaller than a patch.
+        """
+        super().__init__()
+        if classes < 2:
+            raise BadInput(f"A recogniser needs at least 2 classes; {classes} given.")
+        if frames < 1:
+            raise BadInput(f"frames is {frames}; expected at least 1.")
+        if min(backbone.config.grid_of(image_size)) < 1:
+            raise BadInput(f"image_size {image_size} is smaller than the backbone's patch {backbone.config.patch}.")
+        self.backbone = backbone
+        self.config = config
+        self.classes = classes
+        self.frames = frames
+        self.image_size = image_size
+        self._trace: dict[str, Tensor] | None = None
+        if self.freezes_backbone:
+            backbone.requires_grad_(False)
+            backbone.eval()
+
+    def forward(self, video: Tensor) -> Output:
+        """video: [B, T, 3, H, W], normalised -> logits [B, K]; losses are filled in training mode.
+
+        Raises:
+            BadInput: another shape, another number of frames or another image size than the method was built for.
+        """
+        features = self.frozen(video)
+        if features is None:
+            raise NotImplementedError(f"{type(self).__name__} writes neither frozen/readout nor forward.")
+        return self.readout(features)
+
+    def frozen(self, video: Tensor) -> Features | None:
+        """What depends on frozen weights only, batch first, without a graph; None: nothing can be cached."""
+        return None
+
+    def readout(self, features: Features) -> Output:
+        """The rest: `forward(video) == readout(frozen(video))`."""
+        raise NotImplementedError(f"{type(self).__name__} has no frozen features; call it with a video.")
+
+    def trace(self, video: Tensor) -> dict[str, Tensor]:
+        """`forward` with a recorder: name -> tensor of every step that the method records, and `logits`.
+
+        The same code runs; gradients are kept where the mode has them.
+        """
+        self._trace = {}
+        try:
+            output = self(video)
+            return {**self._trace, "logits": output.logits, **{f"loss.{k}": v for k, v in output.losses.items()}}
+        finally:
+            self._trace = None
+
+    def record(self, name: str, tensor: Tensor) -> None:
+        """Keep `tensor` under `name` while `trace` runs; nothing otherwise."""
+        if self._trace is not None:
+            self._trace[name] = tensor
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimiser groups over exactly the trainable parameters; biases, norms and scalars are not decayed."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        decayed = [p for p in trainable if p.ndim > 1]
+        plain = [p for p in trainable if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "lr": lr, "weight_decay": weight_decay},
+            {"params": plain, "lr": lr, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before each epoch, 0 <= epoch < epochs, for what changes over a training."""
+
+    def merged(self) -> Method:
+        """The same outputs with fewer operations, for evaluation and prediction; by default the method itself."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.freezes_backbone:
+            self.backbone.eval()
+        return self
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The state dict without the backbone's keys."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+
+    def check_video(self, video: Tensor) -> None:
+        """Raise BadInput unless `video` is what this method was built for."""
+        if video.ndim != 5 or video.shape[2] != 3:
+            hint = ""
+            if video.ndim == 5 and video.shape[1] == 3:
+                hint = " Did you mean video.transpose(1, 2)?"
+            raise BadInput(f"video has shape {shape_text(video.shape)}; expected [B, T, 3, H, W].{hint}")
+        if video.shape[1] != self.frames:
+            raise BadInput(
+                f"This {type(self).__name__} reads {self.frames} frames; the video has {video.shape[1]}. "
+                f"Resample it, or build the method with frames={video.shape[1]}."
+            )
+        if tuple(video.shape[3:]) != self.image_size:
+            raise BadInput(
+                f"This {type(self).__name__} reads {self.image_size[0]}x{self.image_size[1]} px; "
+                f"the video has {video.shape[3]}x{video.shape[4]}. Resize it, or build the method for that size."
+            )
+
+
+def fold_frames(video: Tensor) -> Tensor:
+    """[B, T, 3, H, W] -> [B * T, 3, H, W], index b * T + t."""
+    return video.flatten(0, 1)
+
+
+def unfold_frames(images: Tensor, frames: int) -> Tensor:
+    """[B * T, ...] -> [B, T, ...]."""
+    return images.unflatten(0, (-1, frames))
+
+
+def build_config(kind: type, options: dict[str, Any], owner: str) -> Any:
+    """An instance of the dataclass `kind` from `options`.
+
+    Raises:
+        UnknownName: an option that `kind` does not have; the closest are named.
+    """
+    names = [field.name for field in fields(kind)]
+    for name in options:
+        if name not in names:
+            raise unknown(f"option of {owner}", name, names)
+    return kind(**options)
+
+
+def count(parameters: Iterable[nn.Parameter], trainable_only: bool = False) -> int:
+    """Number of elements, of all or of the trainable parameters."""
+    return sum(p.numel() for p in parameters if p.requires_grad or not trainable_only)
+
+
+def rename(
+    state: dict[str, Tensor], table: dict[str, str], layers: int, owner: str, reverse: bool = False
+) -> dict[str, Tensor]:
+    """Rename the keys of a state dict by a table `theirs -> ours`; `{}` stands for a layer's number.
+
+    Args:
+        state: key -> tensor.
+        table: published name -> our name.
+        layers: how many layers `{}` runs over.
+        owner: what to call the model in an error.
+        reverse: rename from ours to theirs.
+
+    Raises:
+        CheckpointError: a key that the table does not list.
+    """
+    pairs = {}
+    for theirs, ours in table.items():
+        for i in range(layers) if "{}" in theirs else (0,):
+            pair = (theirs.replace("{}", str(i)), ours.replace("{}", str(i)))
+            pairs[pair[1] if reverse else pair[0]] = pair[0] if reverse else pair[1]
+    strange = [key for key in state if key not in pairs]
+    if strange:
+        raise CheckpointError(f"{len(strange)} keys are not of {owner} (first: {', '.join(strange[:3])}).")
+    return {pairs[key]: tensor for key, tensor in state.items()}

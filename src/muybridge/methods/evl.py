@@ -1,0 +1,397 @@
+"""EVL: "Frozen CLIP Models are Efficient Video Learners", ECCV 2022, https://arxiv.org/abs/2208.03550.
+
+Idea. The image transformer stays frozen and reads every frame by itself. Beside it a light decoder with ONE learned
+query token asks the patch tokens of all frames, layer by layer, what the video shows; decoder layer i reads block
+N - M + i of the N blocks. Before it is asked, a frame map is enriched with motion by three branches added to it: a
+depthwise convolution over time, a position vector per frame, and a temporal cross attention that re-uses the backbone's
+own queries and keys to match the patches of neighbouring frames and turns the match into a feature by a learned table
+over relative displacements.
+
+One layer, with F the tokens of all frames after a tapped block [T, L, D] and a_ts[p, r] the probability, averaged over
+heads, that patch p of frame t matches patch r of frame s:
+
+    Y[t, p] = F[t, p] + conv(F)[t, p] + pos[t] + sum_r a_t,t-1[p, r] w_prev[p - r] + sum_r a_t,t+1[p, r] w_next[p - r]
+    x = x + attention(query = norm(x), keys and values = norm(Y))
+    x = x + mlp(norm(x))
+
+The logits are a linear map of the last x. Prefix tokens (class, registers) are read by the decoder and take part in the
+convolution, but not in the matching.
+
+Trains: the decoder and the head. Frozen: the backbone, of which no gradient is asked.
+
+Differs from the published code, outputs being equal: additions are not in place, so a tapped feature can be read twice;
+only the last M blocks are kept, and of those the match instead of q, k, v; a single query lets the key and value
+projections over all tokens be absorbed into it; displacement indices come from one buffer; any device; T = 1 trains;
+backbones with registers or without a class token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muybridge.backbones.vit import QuickGELU, ViT
+from muybridge.errors import BadInput, CheckpointError, key_difference
+from muybridge.methods.base import Features, Method, fold_frames, rename, unfold_frames
+from muybridge.methods.heads import LinearHead
+from muybridge.structures import Output
+
+NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class EVLConfig:
+    """Options of EVL; the defaults are those of all six published models.
+
+    Attributes:
+        layers: M, decoder layers; layer i reads backbone block N - M + i.
+        width: Q, channels of the decoder's attention; 0: the backbone's width.
+        heads: of the decoder's attention; 0: Q / 64, as published.
+        mlp_factor: hidden channels of the decoder's MLP over the backbone's width.
+        temporal_conv: the branch of the depthwise convolution over time.
+        temporal_position: the branch of the position vector per frame.
+        temporal_match: the branch of the temporal cross attention on neighbouring frames.
+        dropout: inside the decoder's MLPs and before the classifier, in training.
+    """
+
+    layers: int = 4
+    width: int = 0
+    heads: int = 0
+    mlp_factor: float = 4.0
+    temporal_conv: bool = True
+    temporal_position: bool = True
+    temporal_match: bool = True
+    dropout: float = 0.5
+
+
+class QueryAttention(nn.Module):
+    """Cross attention of one query token to many tokens: [B, D], [B, S, D] -> [B, D].
+
+    Args:
+        width: D.
+        inner: Q, channels of queries, keys and values.
+        heads: h.
+    """
+
+    def __init__(self, width: int, inner: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, inner)
+        self.k = nn.Linear(width, inner)
+        self.v = nn.Linear(width, inner)
+        self.proj = nn.Linear(inner, width)
+        for linear in (self.q, self.k, self.v, self.proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+        # Fast: with one query, q . (W_k y) = (W_k^T q) . y and sum_s a_s (W_v y_s) = W_v (sum_s a_s y_s): the two
+        # projections of all S tokens become two products with h vectors (7.4 G -> 0.12 G multiply-adds in ViT-B/16).
+        q = self.q(query).unflatten(-1, (self.heads, -1))  # [B, h, d]
+        k_weight = self.k.weight.unflatten(0, (self.heads, -1))  # [h, d, D]
+        v_weight = self.v.weight.unflatten(0, (self.heads, -1))
+        q = q / math.sqrt(q.shape[-1])
+        asked = torch.einsum("bhd,hdw->bhw", q, k_weight)  # [B, h, D]
+        # The key bias adds the same to all scores of a head and drops out of the softmax; it stays in the sum, so that
+        # its gradient is zero and not missing.
+        constant = torch.einsum("bhd,hd->bh", q, self.k.bias.unflatten(0, (self.heads, -1)))
+        scores = asked @ tokens.transpose(1, 2) + constant[:, :, None]  # [B, h, S]
+        mixed = scores.softmax(dim=-1) @ tokens  # [B, h, D]
+        out = torch.einsum("bhw,hdw->bhd", mixed, v_weight).flatten(1) + self.v.bias
+        return self.proj(out)
+
+
+class TemporalConv(nn.Module):
+    """Depthwise convolution over time with kernel 3, zeros outside: [B, T, L, D] -> [B, T, L, D].
+
+    `weight` [D, 1, 3] and `bias` [D] are those of an `nn.Conv1d` and are drawn as it draws them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(3)
+        self.weight = nn.Parameter(torch.empty(width, 1, 3).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Fast: three scaled shifted additions need no copy to [B * L, D, T] and back.
+        before, here, after = self.weight[:, 0].unbind(-1)  # each [D]
+        out = x * here + self.bias
+        out[:, 1:] += x[:, :-1] * before
+        out[:, :-1] += x[:, 1:] * after
+        return out
+
+
+class TemporalMatch(nn.Module):
+    """What the temporal cross attention adds: sum_r a[p, r] w[p - r] over the frames before and after.
+
+    Args:
+        width: D.
+        grid: (rows, columns) of patches.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        displacements = (2 * grid[0] - 1) * (2 * grid[1] - 1)
+        self.previous = nn.Parameter(torch.zeros(displacements, width))
+        self.next = nn.Parameter(torch.zeros(displacements, width))
+
+    def forward(self, affinity: Tensor, displacement: Tensor, prefix: int) -> Tensor:
+        """
+        Args:
+            affinity: [B, 2, T - 1, P, P], see `affinity_maps`.
+            displacement: [P, P], see `displacement_index`.
+            prefix: how many tokens stand before the patches; their rows are zero.
+
+        Returns:
+            [B, T, prefix + P, D]; the first frame has no previous one and the last no next.
+        """
+        # Fast: probabilities are added up by displacement first, so the table is read once and never gathered to a
+        # dense [P, P, D] (118 MB for 14 x 14 patches, D = 768). A row's displacements all differ: no collisions.
+        bins = affinity.new_zeros(*affinity.shape[:-1], self.previous.shape[0])
+        bins.scatter_(-1, displacement.expand_as(affinity), affinity)
+        from_previous = bins[:, 0] @ self.previous  # [B, T - 1, P, D], for frames 1 .. T - 1
+        from_next = bins[:, 1] @ self.next  # for frames 0 .. T - 2
+        out = F.pad(from_previous, (0, 0, prefix, 0, 1, 0))
+        return out + F.pad(from_next, (0, 0, prefix, 0, 0, 1))
+
+
+class DecoderMLP(nn.Module):
+    """Two linear maps with QuickGELU and dropout between them: [B, D] -> [B, D]."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = QuickGELU()
+        self.dropout = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(hidden, width)
+        for linear in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.normal_(linear.bias, std=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.dropout(self.act(self.fc1(x))))
+
+
+class DecoderLayer(nn.Module):
+    """One layer of the equation in the module's docstring."""
+
+    def __init__(self, config: EVLConfig, width: int, frames: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        inner = config.width or width
+        self.temporal_conv = TemporalConv(width) if config.temporal_conv else None
+        self.temporal_position = nn.Parameter(torch.zeros(frames, width)) if config.temporal_position else None
+        self.temporal_match = TemporalMatch(width, grid) if config.temporal_match else None
+        self.norm_frames = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm_query = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attention = QueryAttention(width, inner, config.heads or inner // 64)
+        self.norm_mlp = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = DecoderMLP(width, round(config.mlp_factor * width), config.dropout)
+
+    def forward(self, x: Tensor, frame_features: Tensor) -> Tensor:
+        """x [B, D], frame_features Y [B, T, L, D] -> [B, D]."""
+        x = x + self.attention(self.norm_query(x), self.norm_frames(frame_features.flatten(1, 2)))
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class EVL(Method):
+    """Frozen image transformer, one query token, local temporal modules."""
+
+    Config = EVLConfig
+    title = "EVL: Frozen CLIP Models are Efficient Video Learners (ECCV 2022), https://arxiv.org/abs/2208.03550"
+
+    def __init__(
+        self, backbone: ViT, config: EVLConfig, classes: int, frames: int, image_size: tuple[int, int]
+    ) -> None:
+        """As `Method`; raises BadInput where the decoder does not fit the backbone."""
+        super().__init__(backbone, config, classes, frames, image_size)
+        width, depth = backbone.config.width, backbone.config.depth
+        if not 1 <= config.layers <= depth:
+            raise BadInput(f"evl.layers is {config.layers}; the backbone has {depth} blocks: give 1 to {depth}.")
+        inner = config.width or width
+        if not config.heads and inner % 64:
+            raise BadInput(f"evl.heads is needed: the decoder's width {inner} is no multiple of 64.")
+        if config.heads and inner % config.heads:
+            raise BadInput(f"evl.heads is {config.heads}; it must divide the decoder's width {inner}.")
+        grid = backbone.config.grid_of(image_size)
+        self.query = nn.Parameter(torch.zeros(width))  # Reference: the published code never draws it
+        self.layers = nn.ModuleList(DecoderLayer(config, width, frames, grid) for _ in range(config.layers))
+        self.head = LinearHead(width, classes, config.dropout, NORM_EPS)
+        self.displacement: Tensor
+        self.register_buffer("displacement", displacement_index(grid), persistent=False)
+
+    @torch.no_grad()
+    def frozen(self, video: Tensor) -> Features:
+        """What the decoder needs of the frozen backbone.
+
+        Args:
+            video: [B, T, 3, H, W], normalised.
+
+        Returns:
+            `tokens` [B, M, T, L, D], outputs of the last M blocks, and, if the cross attention is on, `affinity`
+            [B, M, 2, T - 1, P, P] (to the previous frame, to the next); fp32.
+        """
+        self.check_video(video)
+        first = self.backbone.config.depth - self.config.layers
+        tokens, affinity = [], []
+
+        def look(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            affinity.append(affinity_maps(q, k, self.frames, self.backbone.config.prefix))
+            return q, k, v
+
+        x = self.backbone.embed(fold_frames(video))
+        self.record("embedded", x)
+        for i, block in enumerate(self.backbone.blocks):
+            tapped = i >= first
+            x = block(x, look if tapped and self.config.temporal_match else None)
+            self.record(f"block.{i}", x)
+            if tapped:
+                tokens.append(unfold_frames(x, self.frames).float())
+        features = {"tokens": torch.stack(tokens, dim=1)}
+        if affinity:
+            features["affinity"] = torch.stack(affinity, dim=1)
+        return features
+
+    def readout(self, features: Features) -> Output:
+        """What `frozen` returns -> logits [B, K]."""
+        tokens = features["tokens"]
+        prefix = self.backbone.config.prefix
+        x = self.query.expand(tokens.shape[0], -1)
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            f = y = tokens[:, i]  # [B, T, L, D]
+            if layer.temporal_conv is not None:
+                conv = layer.temporal_conv(f)
+                self.record(f"layers.{i}.temporal_conv", conv)
+                y = y + conv
+            if layer.temporal_position is not None:
+                y = y + layer.temporal_position[:, None]
+            if layer.temporal_match is not None:
+                match = layer.temporal_match(features["affinity"][:, i], self.displacement, prefix)
+                self.record(f"layers.{i}.temporal_match", match)
+                y = y + match
+            self.record(f"layers.{i}.frame_features", y)
+            x = layer(x, y)
+            self.record(f"layers.{i}.out", x)
+        return Output(self.head(x))
+
+    @classmethod
+    def from_published(cls, state: dict[str, Tensor], heads: int = 0) -> Published:
+        """The authors' checkpoint (`model` entry) -> what `EVL` is built from.
+
+        Args:
+            state: keys with or without the prefix `module.`; no backbone keys, which the authors read from CLIP's file.
+            heads: of the decoder's attention, which no tensor tells; 0: width / 64, as in all published files.
+
+        Raises:
+            CheckpointError: missing, unknown or misshapen keys, the first of them named.
+        """
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+        layers = len({key.split(".")[2] for key in state if key.startswith("decoder.decoder_layers.")})
+        ours = rename(state, PUBLISHED, layers, "EVL")
+        try:
+            fc1 = ours["layers.0.mlp.fc1.weight"]
+            config = EVLConfig(
+                layers=layers,
+                width=ours["layers.0.attention.q.weight"].shape[0],
+                heads=heads,
+                mlp_factor=fc1.shape[0] / fc1.shape[1],
+                temporal_conv="layers.0.temporal_conv.weight" in ours,
+                temporal_position="layers.0.temporal_position" in ours,
+                temporal_match="layers.0.temporal_match.next" in ours,
+            )
+            classes = ours["head.fc.weight"].shape[0]
+        except KeyError as missing:
+            raise CheckpointError(f"This EVL checkpoint lacks the tensor {missing}.") from None
+        frames = ours["layers.0.temporal_position"].shape[0] if config.temporal_position else None
+        return Published(config, classes, frames, ours)
+
+    def load_own(self, state: dict[str, Tensor]) -> None:
+        """Load the method's own tensors, all of them and nothing else.
+
+        Raises:
+            CheckpointError: keys or shapes that differ.
+        """
+        expected = {key: tuple(value.shape) for key, value in self.own_state().items()}
+        difference = key_difference(expected, {key: tuple(value.shape) for key, value in state.items()})
+        if difference:
+            raise CheckpointError(f"These are not the weights of this {type(self).__name__}: {difference}.")
+        self.load_state_dict(state, strict=False)
+
+    def to_published(self) -> dict[str, Tensor]:
+        """The authors' format, with the prefix `module.`, bit for bit what `from_published` read."""
+        theirs = rename(self.own_state(), PUBLISHED, self.config.layers, "EVL", reverse=True)
+        return {f"module.{key}": tensor for key, tensor in theirs.items()}
+
+
+class Published(NamedTuple):
+    """What a published checkpoint tells: options, classes K, frames T (None: not told) and tensors under our names."""
+
+    config: Any
+    classes: int
+    frames: int | None
+    state: dict[str, Tensor]
+
+
+def affinity_maps(q: Tensor, k: Tensor, frames: int, prefix: int) -> Tensor:
+    """Probability, averaged over heads, that patch p of a frame matches patch r of its neighbour.
+
+    Args:
+        q: [B * T, h, L, d], the backbone's queries.
+        k: [B * T, h, L, d], its keys.
+        frames: T.
+        prefix: tokens before the patches; left out on both sides and of the softmax.
+
+    Returns:
+        [B, 2, T - 1, P, P], fp32: [:, 0, i] matches frame i + 1 with frame i, [:, 1, i] frame i with frame i + 1.
+    """
+    q = unfold_frames(q[:, :, prefix:], frames)  # [B, T, h, P, d]
+    k = unfold_frames(k[:, :, prefix:], frames)
+    here = torch.stack([q[:, 1:], q[:, :-1]], dim=1)  # [B, 2, T - 1, h, P, d]
+    there = torch.stack([k[:, :-1], k[:, 1:]], dim=1)
+    scores = here.float() @ there.float().transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return scores.softmax(dim=-1).mean(dim=3)
+
+
+def displacement_index(grid: tuple[int, int]) -> Tensor:
+    """Index of the displacement from patch r to patch p in a table of (2 rows - 1) * (2 columns - 1): [P, P], int64."""
+    rows, columns = grid
+    row = torch.arange(rows)[:, None] - torch.arange(rows)[None] + rows - 1
+    column = torch.arange(columns)[:, None] - torch.arange(columns)[None] + columns - 1
+    index = row[:, None, :, None] * (2 * columns - 1) + column[None, :, None, :]  # [rows, columns, rows, columns]
+    return index.reshape(rows * columns, rows * columns)
+
+
+# Published name -> ours; `{}` is the decoder layer.
+PUBLISHED = {
+    "decoder.cls_token": "query",
+    **{
+        f"decoder.decoder_layers.{{}}.{theirs}.{kind}": f"layers.{{}}.{ours}.{kind}"
+        for theirs, ours in {
+            "attn.q_proj": "attention.q",
+            "attn.k_proj": "attention.k",
+            "attn.v_proj": "attention.v",
+            "attn.out_proj": "attention.proj",
+            "mlp.fc1": "mlp.fc1",
+            "mlp.fc2": "mlp.fc2",
+            "norm1": "norm_query",
+            "norm2": "norm_mlp",
+            "norm3": "norm_frames",
+        }.items()
+        for kind in ("weight", "bias")
+    },
+    "decoder.temporal_conv.{}.weight": "layers.{}.temporal_conv.weight",
+    "decoder.temporal_conv.{}.bias": "layers.{}.temporal_conv.bias",
+    "decoder.temporal_pos_embed.{}": "layers.{}.temporal_position",
+    "decoder.cross_attention.{}.w1": "layers.{}.temporal_match.previous",
+    "decoder.cross_attention.{}.w2": "layers.{}.temporal_match.next",
+    "proj.0.weight": "head.norm.weight",
+    "proj.0.bias": "head.norm.bias",
+    "proj.2.weight": "head.fc.weight",
+    "proj.2.bias": "head.fc.bias",
+}

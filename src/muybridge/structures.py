@@ -1,0 +1,107 @@
+"""What every room may import: frozen dataclasses, no behaviour, no torch at run time.
+
+Letters in shapes, everywhere: B batch, T frames, N images (B * T), L tokens, D width, G grid side, K classes, V views,
+h heads, d width per head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Rule = Literal["segments", "stride"]
+Crop = Literal["random_resized", "random", "center"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a method returns.
+
+    Attributes:
+        logits: [B, K], before the softmax.
+        losses: named scalars to be added to the classification loss; filled in training mode.
+    """
+
+    logits: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer in words: the class name, its index (line in `labels.txt`) and its probability in [0, 1]."""
+
+    label: str
+    index: int
+    score: float
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.score:.1%}"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video of a data set: absolute path, class index, and the name it goes by in lists (relative path)."""
+
+    path: str
+    label: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a video are looked at.
+
+    Attributes:
+        frames: T, how many frames one view has.
+        rule: `segments`: the video is cut into T equal parts and one frame is taken from each (TSN);
+            `stride`: T frames, `stride` decoded frames apart, from one place of the video.
+        stride: decoded frames between two sampled ones; used by the rule `stride` only.
+        views: temporal views at test time.
+        crops: spatial crops at test time: 1 (centre) or 3 (along the long side).
+    """
+
+    frames: int = 8
+    rule: Rule = "segments"
+    stride: int = 4
+    views: int = 1
+    crops: int = 1
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How decoded frames become the video that a method reads.
+
+    Attributes:
+        size: (height, width) in pixels of what the method reads.
+        mean: per channel, of values in [0, 1], RGB.
+        std: likewise.
+        resize: short side in pixels before the crop at test time; 0: the larger side of `size`.
+        interpolation: `bilinear` or `bicubic`.
+        antialias: low-pass before shrinking.
+        arithmetic: `uint8` rounds after resizing and is quicker; `float` is what the published codes do.
+        crop: the crop in training: `random_resized`, `random` (after resizing as at test time) or `center`.
+        scale: area of a random resized crop as a share of the frame.
+        ratio: aspect (width / height) of a random resized crop.
+        flip: probability of a horizontal flip in training. 0 by default: it swaps left and right.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    resize: int = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+    arithmetic: Literal["uint8", "float"] = "uint8"
+    crop: Crop = "random_resized"
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: float = 0.0
