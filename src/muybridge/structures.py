@@ -7,7 +7,7 @@ h heads, d width per head.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,3 +105,102 @@ class Transform:
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """How a method is trained.
+
+    Attributes:
+        epochs: passes over the training videos.
+        batch_size: videos in one optimiser step of one process, before `accumulate`.
+        accumulate: batches whose gradients are added up before a step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        decay_all: decay biases, norms and single vectors too (EVL as published); else only matrices.
+        betas: of AdamW.
+        warmup: epochs (may be a fraction) over which the rate rises linearly from 0.
+        schedule: `cosine` to `min_lr` or `constant` after the warm-up, stepped per optimiser step.
+        min_lr: where the cosine ends.
+        clip_grad: largest norm of all gradients; 0: no clipping.
+        label_smoothing: of the cross entropy.
+        precision: `auto`: fp32 on CPU, bf16 on CUDA that has it, else fp16 with a loss scaler.
+        fixed_views: 0: fresh random draws every epoch; K: K fixed draws per video, epoch e uses draw e modulo K.
+        cache: `memory`: compute what depends on frozen weights once and train on it (needs `fixed_views` >= 1).
+        evaluate_every: epochs between two evaluations on the validation videos.
+        bad_share: the run stops when more than this share of the training videos cannot be decoded.
+        workers: processes that decode videos.
+        seed: of every random draw.
+    """
+
+    epochs: int = 30
+    batch_size: int = 16
+    accumulate: int = 1
+    lr: float = 4e-4
+    weight_decay: float = 0.05
+    decay_all: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: float = 1.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    min_lr: float = 0.0
+    clip_grad: float = 0.0
+    label_smoothing: float = 0.0
+    precision: Precision = "auto"
+    fixed_views: int = 0
+    cache: Literal["none", "memory"] = "none"
+    evaluate_every: int = 1
+    bad_share: float = 0.05
+    workers: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete, reproducible setting: what `muybridge train` runs and `recipe.json` keeps.
+
+    Attributes:
+        method: a name of `muybridge list methods`.
+        options: the method's own options; in files and on the command line they stand under the method's name.
+        backbone: a name of `muybridge list backbones`.
+        weights: a file with the backbone's weights; empty: the table's source.
+        data: folder or list of videos.
+        sampling: which frames.
+        transform: how frames become the model's input.
+        train: how it is trained.
+        schema: version of this layout.
+    """
+
+    method: str = "evl"
+    options: dict[str, Any] = field(default_factory=dict)
+    backbone: str = "clip_vitb16"
+    weights: str = ""
+    data: str = ""
+    sampling: Sampling = Sampling()
+    transform: Transform = Transform()
+    train: TrainArgs = TrainArgs()
+    schema: int = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a saved model is, besides its tensors: everything needed to build it again and to feed it.
+
+    Attributes:
+        method: a key of `METHODS`.
+        options: every field of the method's config.
+        backbone: the backbone's name in the table, or `custom`.
+        backbone_config: every field of its `ViTConfig`.
+        backbone_sha256: of the backbone's weights, see `backbone_sha256`.
+        labels: class names by index.
+        sampling: which frames.
+        transform: how frames become the model's input.
+    """
+
+    method: str
+    options: dict[str, Any]
+    backbone: str
+    backbone_config: dict[str, Any]
+    backbone_sha256: str
+    labels: tuple[str, ...]
+    sampling: Sampling
+    transform: Transform

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from muybridge.backbones.vit import ViT
-from muybridge.errors import BadInput, CheckpointError, shape_text, unknown
-from muybridge.structures import Output
+from muybridge.errors import BadInput, CheckpointError, key_difference, shape_text, unknown
+from muybridge.structures import Output, TrainArgs
 
 Features = dict[str, Tensor]
 
@@ -107,16 +107,14 @@ class Method(nn.Module):
         if self._trace is not None:
             self._trace[name] = tensor
 
-    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimiser groups over exactly the trainable parameters; biases, norms and scalars are not decayed."""
+    def parameter_groups(self, args: TrainArgs) -> list[dict[str, Any]]:
+        """Optimiser groups over exactly the trainable parameters; vectors are decayed only with `decay_all`."""
         trainable = [p for p in self.parameters() if p.requires_grad]
-        decayed = [p for p in trainable if p.ndim > 1]
-        plain = [p for p in trainable if p.ndim <= 1]
         groups = [
-            {"params": decayed, "lr": lr, "weight_decay": weight_decay},
-            {"params": plain, "lr": lr, "weight_decay": 0.0},
+            {"params": [p for p in trainable if p.ndim > 1 or args.decay_all], "weight_decay": args.weight_decay},
+            {"params": [p for p in trainable if p.ndim <= 1 and not args.decay_all], "weight_decay": 0.0},
         ]
-        return [group for group in groups if group["params"]]
+        return [{**group, "lr": args.lr} for group in groups if group["params"]]
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each epoch, 0 <= epoch < epochs, for what changes over a training."""
@@ -135,6 +133,18 @@ class Method(nn.Module):
     def own_state(self) -> dict[str, Tensor]:
         """The state dict without the backbone's keys."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+
+    def load_own(self, state: dict[str, Tensor]) -> None:
+        """Load the method's own tensors, all of them and nothing else.
+
+        Raises:
+            CheckpointError: keys or shapes that differ.
+        """
+        expected = {key: tuple(value.shape) for key, value in self.own_state().items()}
+        difference = key_difference(expected, {key: tuple(value.shape) for key, value in state.items()})
+        if difference:
+            raise CheckpointError(f"These are not the weights of this {type(self).__name__}: {difference}.")
+        self.load_state_dict(state, strict=False)
 
     def check_video(self, video: Tensor) -> None:
         """Raise BadInput unless `video` is what this method was built for."""

@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muybridge.backbones.vit import QuickGELU, ViT
-from muybridge.errors import BadInput, CheckpointError, key_difference
+from muybridge.errors import BadInput, CheckpointError
 from muybridge.methods.base import Features, Method, fold_frames, rename, unfold_frames
 from muybridge.methods.heads import LinearHead
 from muybridge.structures import Output
@@ -310,18 +310,6 @@ class EVL(Method):
             raise CheckpointError(f"This EVL checkpoint lacks the tensor {missing}.") from None
         frames = ours["layers.0.temporal_position"].shape[0] if config.temporal_position else None
         return Published(config, classes, frames, ours)
-
-    def load_own(self, state: dict[str, Tensor]) -> None:
-        """Load the method's own tensors, all of them and nothing else.
-
-        Raises:
-            CheckpointError: keys or shapes that differ.
-        """
-        expected = {key: tuple(value.shape) for key, value in self.own_state().items()}
-        difference = key_difference(expected, {key: tuple(value.shape) for key, value in state.items()})
-        if difference:
-            raise CheckpointError(f"These are not the weights of this {type(self).__name__}: {difference}.")
-        self.load_state_dict(state, strict=False)
 
     def to_published(self) -> dict[str, Tensor]:
         """The authors' format, with the prefix `module.`, bit for bit what `from_published` read."""

@@ -1,0 +1,1 @@
+"""One training loop, one evaluation, one format of checkpoint, for every method."""

@@ -1,0 +1,167 @@
+"""The files of a run folder that hold tensors: `model.safetensors` (best) and `last/checkpoint.pt` (to resume).
+
+`model.safetensors` is what people load: keys `backbone.*` in timm's names and `method.*`; its metadata tell everything
+that is needed to build the model again. Files from others are read the same way: safetensors, or `weights_only=True`.
+Every file is written beside its place and then moved there, so that an interruption leaves the old one whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from muybridge.backbones.vit import ViT, ViTConfig
+from muybridge.backbones.weights import backbone_sha256, load_backbone
+from muybridge.errors import CheckpointError, MissingFile, key_difference
+from muybridge.methods import build_method
+from muybridge.methods.base import Method
+from muybridge.recipes.fields import from_dict, to_dict
+from muybridge.structures import ModelSpec, Sampling, Transform
+
+FORMAT = "muybridge-1"
+MODEL = "model.safetensors"
+LAST = "last/checkpoint.pt"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` with a path beside `path`, then move the file there in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def model_spec(
+    name: str, method: Method, backbone: str, labels: tuple[str, ...], sampling: Sampling, transform: Transform
+) -> ModelSpec:
+    """What `method`, called `name` in the table, is besides its tensors."""
+    return ModelSpec(
+        method=name,
+        options=asdict(method.config),
+        backbone=backbone,
+        backbone_config=asdict(method.backbone.config),
+        backbone_sha256=backbone_sha256(method.backbone),
+        labels=labels,
+        sampling=sampling,
+        transform=transform,
+    )
+
+
+def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False) -> None:
+    """Write a model.
+
+    Args:
+        path: of the file.
+        method: whose tensors are written.
+        spec: what it is.
+        slim: leave a frozen backbone out; loading then fetches it and verifies its SHA-256.
+    """
+    tensors = {f"method.{key}": value for key, value in method.own_state().items()}
+    if not (slim and method.freezes_backbone):
+        tensors |= {f"backbone.{key}": value for key, value in method.backbone.state_dict().items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    metadata = {"format": FORMAT, "spec": json.dumps(to_dict(asdict(spec)), ensure_ascii=False)}
+    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+
+
+def load_model(path: str | Path, weights: str | Path | None = None) -> tuple[Method, ModelSpec]:
+    """Build and fill the model of a run folder or of its `model.safetensors`.
+
+    Args:
+        path: the folder or the file.
+        weights: file of the backbone's weights, for a model saved without them.
+
+    Returns:
+        The method in evaluation mode, on the CPU, and what it is.
+
+    Raises:
+        MissingFile: there is no such file.
+        CheckpointError: damaged, not of muybridge, or keys that differ from what the file says it is.
+    """
+    path = Path(path)
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        hint = "Is the training finished, or is it a data set?" if path.is_dir() else "Give a run folder."
+        raise MissingFile(f"There is no {file}. {hint}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a readable safetensors file ({error}).") from None
+    if metadata.get("format") != FORMAT:
+        first = ", ".join(sorted(tensors)[:3])
+        raise CheckpointError(
+            f"{file} is not a model of muybridge: its metadata do not say so (first keys: {first}). "
+            "Weights of a backbone are given with --weights, at the start of a training."
+        )
+    spec = from_dict(ModelSpec, json.loads(metadata["spec"]))
+    backbone = ViT(from_dict(ViTConfig, spec.backbone_config))
+    own = {key.removeprefix("method."): value for key, value in tensors.items() if key.startswith("method.")}
+    image = {key.removeprefix("backbone."): value for key, value in tensors.items() if key.startswith("backbone.")}
+    strange = [key for key in tensors if not key.startswith(("method.", "backbone."))]
+    if strange:
+        raise CheckpointError(f"{file} has {len(strange)} unknown keys (first: {', '.join(strange[:3])}).")
+    if image:
+        load_strictly(backbone, image, f"{file}, backbone")
+    else:
+        backbone = load_backbone(spec.backbone if spec.backbone != "custom" else None, weights)[0]
+        if backbone_sha256(backbone) != spec.backbone_sha256:
+            raise CheckpointError(
+                f"{file} was saved without its backbone '{spec.backbone}' (SHA-256 {spec.backbone_sha256[:12]}...), "
+                "and these weights are others. Give the file it was trained with by --weights."
+            )
+    method = build_method(
+        spec.method, backbone, len(spec.labels), spec.sampling.frames, spec.transform.size, spec.options
+    )
+    method.load_own(own)
+    return method.eval(), spec
+
+
+def load_strictly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], what: str) -> None:
+    """Load tensors into a module, every key and shape agreeing.
+
+    Raises:
+        CheckpointError: missing, unknown or misshapen keys, the first of them named.
+    """
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    difference = key_difference(expected, {key: tuple(value.shape) for key, value in tensors.items()})
+    if difference:
+        raise CheckpointError(f"{what}: {difference}.")
+    module.load_state_dict(tensors)
+
+
+def save_last(folder: Path, state: dict[str, Any]) -> None:
+    """Write what a run needs to go on: tensors and plain values."""
+    write_atomically(folder / LAST, lambda partial: torch.save(state, partial))
+
+
+def load_last(folder: Path) -> dict[str, Any]:
+    """Read what `save_last` wrote.
+
+    Raises:
+        MissingFile: nothing to resume.
+        CheckpointError: damaged.
+    """
+    file = folder / LAST
+    if not file.is_file():
+        raise MissingFile(f"There is nothing to resume in {folder}: no {LAST}.")
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch.load raises a dozen kinds for a torn file; all mean the same to the reader.
+        raise CheckpointError(f"{file} is damaged and cannot be resumed ({type(error).__name__}: {error}).") from None
+    return state
