@@ -107,6 +107,11 @@ class Method(nn.Module):
         if self._trace is not None:
             self._trace[name] = tensor
 
+    def record_difference(self, name: str, after: Tensor, before: Tensor) -> None:
+        """Keep what a branch has added, where it adds itself in place of returning a tensor of its own."""
+        if self._trace is not None:
+            self._trace[name] = after - before
+
     def parameter_groups(self, args: TrainArgs) -> list[dict[str, Any]]:
         """Optimiser groups over exactly the trainable parameters; vectors are decayed only with `decay_all`."""
         trainable = [p for p in self.parameters() if p.requires_grad]

@@ -107,7 +107,7 @@ class QueryAttention(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """Depthwise convolution over time with kernel 3, zeros outside: [B, T, L, D] -> [B, T, L, D].
+    """Depthwise convolution over time with kernel 3, zeros outside, added to what is there already.
 
     `weight` [D, 1, 3] and `bias` [D] are those of an `nn.Conv1d` and are drawn as it draws them.
     """
@@ -118,13 +118,13 @@ class TemporalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(width, 1, 3).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        """y + conv(x), both [B, T, L, D]."""
         # Fast: three scaled shifted additions need no copy to [B * L, D, T] and back.
-        before, here, after = self.weight[:, 0].unbind(-1)  # each [D]
-        out = x * here + self.bias
-        out[:, 1:] += x[:, :-1] * before
-        out[:, :-1] += x[:, 1:] * after
-        return out
+        padded = F.pad(x, (0, 0, 0, 0, 1, 1))
+        for shift, weight in enumerate(self.weight[:, 0].unbind(-1)):  # frame before, here, after; each [D]
+            y = torch.addcmul(y, padded[:, shift : shift + x.shape[1]], weight)
+        return y + self.bias
 
 
 class TemporalMatch(nn.Module):
@@ -141,24 +141,27 @@ class TemporalMatch(nn.Module):
         self.previous = nn.Parameter(torch.zeros(displacements, width))
         self.next = nn.Parameter(torch.zeros(displacements, width))
 
-    def forward(self, affinity: Tensor, displacement: Tensor, prefix: int) -> Tensor:
+    def forward(self, y: Tensor, affinity: Tensor, displacement: Tensor) -> Tensor:
         """
         Args:
-            affinity: [B, 2, T - 1, P, P], see `affinity_maps`.
+            y: [B, T, L, D], what is there already.
+            affinity: [B, 2, T - 1, P, P], see `affinity_maps`; P = L without prefix tokens, which are left as they are.
             displacement: [P, P], see `displacement_index`.
-            prefix: how many tokens stand before the patches; their rows are zero.
 
         Returns:
-            [B, T, prefix + P, D]; the first frame has no previous one and the last no next.
+            y + match; the first frame has no previous one and the last no next.
         """
-        # Fast: probabilities are added up by displacement first, so the table is read once and never gathered to a
-        # dense [P, P, D] (118 MB for 14 x 14 patches, D = 768). A row's displacements all differ: no collisions.
-        bins = affinity.new_zeros(*affinity.shape[:-1], self.previous.shape[0])
-        bins.scatter_(-1, displacement.expand_as(affinity), affinity)
-        from_previous = bins[:, 0] @ self.previous  # [B, T - 1, P, D], for frames 1 .. T - 1
-        from_next = bins[:, 1] @ self.next  # for frames 0 .. T - 2
-        out = F.pad(from_previous, (0, 0, prefix, 0, 1, 0))
-        return out + F.pad(from_next, (0, 0, prefix, 0, 0, 1))
+        # Fast: probabilities are added up by displacement first, so the tables are read once, in one product, and never
+        # gathered to a dense [P, P, D] (118 MB for 14 x 14 patches, D = 768). A row's displacements all differ, so
+        # nothing collides.
+        b, t, length, width = y.shape
+        patches, size = affinity.shape[-1], self.previous.shape[0]
+        bins = affinity.new_zeros(b, t, length, 2 * size)
+        index = displacement.expand_as(affinity[:, 0])
+        bins[:, 1:, length - patches :, :size].scatter_(-1, index, affinity[:, 0])
+        bins[:, : t - 1, length - patches :, size:].scatter_(-1, index, affinity[:, 1])
+        tables = torch.cat([self.previous, self.next])
+        return torch.addmm(y.flatten(0, 2), bins.flatten(0, 2), tables).view(b, t, length, width)
 
 
 class DecoderMLP(nn.Module):
@@ -260,21 +263,18 @@ class EVL(Method):
     def readout(self, features: Features) -> Output:
         """What `frozen` returns -> logits [B, K]."""
         tokens = features["tokens"]
-        prefix = self.backbone.config.prefix
         x = self.query.expand(tokens.shape[0], -1)
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             f = y = tokens[:, i]  # [B, T, L, D]
             if layer.temporal_conv is not None:
-                conv = layer.temporal_conv(f)
-                self.record(f"layers.{i}.temporal_conv", conv)
-                y = y + conv
+                y = layer.temporal_conv(f, f)
+                self.record_difference(f"layers.{i}.temporal_conv", y, f)
             if layer.temporal_position is not None:
                 y = y + layer.temporal_position[:, None]
             if layer.temporal_match is not None:
-                match = layer.temporal_match(features["affinity"][:, i], self.displacement, prefix)
-                self.record(f"layers.{i}.temporal_match", match)
-                y = y + match
+                before, y = y, layer.temporal_match(y, features["affinity"][:, i], self.displacement)
+                self.record_difference(f"layers.{i}.temporal_match", y, before)
             self.record(f"layers.{i}.frame_features", y)
             x = layer(x, y)
             self.record(f"layers.{i}.out", x)

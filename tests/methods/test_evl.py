@@ -1,0 +1,165 @@
+"""EVL's quick lines against plain ones, values and gradients, and what its config refuses."""
+
+import math
+
+import pytest
+import torch
+
+from muybridge.backbones.vit import ViT, ViTConfig
+from muybridge.errors import BadInput, CheckpointError, UnknownName
+from muybridge.methods import build_method
+from muybridge.methods.evl import (
+    EVL,
+    QueryAttention,
+    TemporalConv,
+    TemporalMatch,
+    affinity_maps,
+    displacement_index,
+)
+
+# fp64: any difference but rounding shows.
+CLOSE = {"atol": 1e-10, "rtol": 1e-10}
+
+
+def plain_attention(module, query, tokens):
+    """Keys and values of all tokens, softmax, weighted sum: nothing absorbed."""
+    heads = module.heads
+    q = module.q(query).unflatten(-1, (heads, -1))  # [B, h, d]
+    k = module.k(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, h, S, d]
+    v = module.v(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
+    scores = torch.einsum("bhd,bhsd->bhs", q, k) / math.sqrt(q.shape[-1])
+    mixed = torch.einsum("bhs,bhsd->bhd", scores.softmax(-1), v)
+    return module.proj(mixed.flatten(1))
+
+
+def plain_conv(module, x):
+    """torch's depthwise convolution on [B * L, D, T]."""
+    b, t, length, width = x.shape
+    folded = x.permute(0, 2, 3, 1).reshape(b * length, width, t)
+    out = torch.nn.functional.conv1d(folded, module.weight, module.bias, padding=1, groups=width)
+    return out.reshape(b, length, width, t).permute(0, 3, 1, 2)
+
+
+def plain_match(module, affinity, grid, prefix):
+    """The sum over patches written as loops over frames and patches."""
+    b, _, pairs, patches, _ = affinity.shape
+    rows, columns = grid
+    out = torch.zeros(b, pairs + 1, prefix + patches, module.next.shape[1], dtype=affinity.dtype)
+    for t in range(pairs + 1):
+        for table, maps, there in ((module.previous, affinity[:, 0], t - 1), (module.next, affinity[:, 1], t)):
+            if not 0 <= there < pairs or (table is module.next and t == pairs):
+                continue
+            for p in range(patches):
+                for r in range(patches):
+                    di, dj = p // columns - r // columns, p % columns - r % columns
+                    index = (di + rows - 1) * (2 * columns - 1) + dj + columns - 1
+                    out[:, t, prefix + p] = out[:, t, prefix + p] + maps[:, there, p, r, None] * table[index]
+    return out
+
+
+def compare(fast, plain, parameters):
+    """Values, and the gradients of a loss that weighs every element differently."""
+    torch.testing.assert_close(fast, plain, **CLOSE)
+    weights = torch.randn(fast.shape, dtype=fast.dtype, generator=torch.Generator().manual_seed(5))
+    ours = torch.autograd.grad((fast * weights).sum(), parameters)
+    theirs = torch.autograd.grad((plain * weights).sum(), parameters, allow_unused=True)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, torch.zeros_like(mine) if other is None else other, **CLOSE)
+
+
+def test_absorbed_projections_equal_plain_attention():
+    torch.manual_seed(0)
+    module = QueryAttention(24, 32, 4).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    query, tokens = torch.randn(3, 24).double(), torch.randn(3, 50, 24).double()
+    compare(module(query, tokens), plain_attention(module, query, tokens), list(module.parameters()))
+
+
+def test_shifted_sums_equal_the_convolution():
+    torch.manual_seed(0)
+    module = TemporalConv(12).double()
+    for frames in (1, 2, 5):
+        x = torch.randn(2, frames, 7, 12).double()
+        y = torch.randn_like(x)
+        compare(module(y, x), y + plain_conv(module, x), list(module.parameters()))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_displacement_bins_equal_the_loops(prefix, frames):
+    torch.manual_seed(0)
+    grid = (2, 3)
+    module = TemporalMatch(4, grid).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    affinity = torch.rand(2, 2, frames - 1, 6, 6).double().softmax(-1)
+    y = torch.randn(2, frames, prefix + 6, 4).double()
+    fast = module(y, affinity, displacement_index(grid))
+    if frames == 1:
+        assert torch.equal(fast, y)
+    else:
+        compare(fast, y + plain_match(module, affinity, grid, prefix), list(module.parameters()))
+
+
+def test_affinity_maps_are_mean_probabilities_between_neighbours():
+    torch.manual_seed(0)
+    frames, heads, prefix, patches, d = 3, 2, 1, 6, 4
+    q, k = torch.randn(2 * frames, heads, prefix + patches, d), torch.randn(2 * frames, heads, prefix + patches, d)
+    maps = affinity_maps(q, k, frames, prefix)
+    assert maps.shape == (2, 2, frames - 1, patches, patches)
+    for b in range(2):
+        for i in range(frames - 1):
+            for direction, (here, there) in enumerate([(i + 1, i), (i, i + 1)]):
+                scores = torch.stack(
+                    [
+                        (q[b * frames + here, head, prefix:] @ k[b * frames + there, head, prefix:].T / d**0.5).softmax(
+                            -1
+                        )
+                        for head in range(heads)
+                    ]
+                )
+                torch.testing.assert_close(maps[b, direction, i], scores.mean(0))
+
+
+CONFIG = ViTConfig(width=48, depth=3, heads=3, mlp_hidden=96, patch=(8, 8), image_size=(32, 32))
+
+
+def test_frames_shuffled_change_the_answer():
+    torch.manual_seed(0)
+    evl = build_method("evl", ViT(CONFIG), 3, 4, (32, 32), {"layers": 2, "heads": 3}).eval()
+    video = torch.randn(1, 4, 3, 32, 32)
+    assert not torch.allclose(evl(video).logits, evl(video.flip(1)).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"layers": 4}, "evl.layers is 4; the backbone has 3 blocks"),
+        ({"layers": 0}, "evl.layers is 0"),
+        ({}, "has 3 blocks"),
+        ({"layers": 2}, "evl.heads is needed"),
+        ({"layers": 2, "heads": 7}, "evl.heads is 7; it must divide"),
+    ],
+)
+def test_config_that_does_not_fit_is_told(options, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        build_method("evl", ViT(CONFIG), 3, 4, (32, 32), options)
+
+
+def test_unknown_option_names_the_closest():
+    with pytest.raises(UnknownName, match="layers"):
+        build_method("evl", ViT(CONFIG), 3, 4, (32, 32), {"layer": 2})
+
+
+def test_published_keys_are_all_listed_or_refused():
+    evl = build_method("evl", ViT(CONFIG), 3, 4, (32, 32), {"layers": 2, "heads": 3})
+    published = evl.to_published()
+    assert all(key.startswith("module.") for key in published)
+    bare = {key.removeprefix("module."): value for key, value in published.items()}
+    assert EVL.from_published(bare, heads=3).config == evl.config.__class__(layers=2, width=48, heads=3)
+    with pytest.raises(CheckpointError, match="stranger"):
+        EVL.from_published({**published, "module.stranger": torch.zeros(1)})
+    del published["module.decoder.decoder_layers.0.mlp.fc1.weight"]
+    with pytest.raises(CheckpointError, match="mlp.fc1.weight"):
+        EVL.from_published(published)

@@ -1,0 +1,72 @@
+"""The rooms of the house and which way their imports point (docs/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+import muybridge
+from muybridge.methods import METHODS
+
+SOURCE = Path(muybridge.__file__).parent
+
+# Room -> the rooms that it may import.
+ALLOWED = {
+    "errors": set(),
+    "structures": set(),
+    "video": {"structures", "errors"},
+    "backbones": {"structures", "errors"},
+    "methods": {"backbones", "structures", "errors"},
+    "recipes": {"methods", "backbones", "structures", "errors"},
+    "engine": {"recipes", "methods", "backbones", "video", "structures", "errors"},
+    "recogniser": {"engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
+    "testing": {"recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
+    "demo": {"recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
+    "cli": {"demo", "recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors", ""},
+}
+
+
+def imports(file):
+    """Dotted names below `muybridge` that a file imports, also inside functions; "" is the package itself."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "muybridge" else [node.module]
+            )
+        for name in names:
+            if name == "muybridge" or name.startswith("muybridge."):
+                rest = name.removeprefix("muybridge").lstrip(".")
+                yield "" if rest.startswith("__") else rest
+
+
+def room(file):
+    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def test_imports_point_one_way():
+    wrong = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        if room(file) == "__init__":
+            continue
+        for name in imports(file):
+            target = name.split(".")[0]
+            if target != room(file) and target not in ALLOWED[room(file)]:
+                wrong.append(f"{file.relative_to(SOURCE)} imports {target or 'muybridge'}")
+    assert not wrong, wrong
+
+
+def test_every_room_is_listed():
+    rooms = {room(file) for file in SOURCE.rglob("*.py")} - {"__init__"}
+    assert rooms == set(ALLOWED)
+
+
+def test_engine_and_recogniser_know_no_particular_method():
+    particular = {kind.__module__.removeprefix("muybridge.") for kind in METHODS.values()}
+    for file in [*(SOURCE / "engine").rglob("*.py"), SOURCE / "recogniser.py"]:
+        assert not particular & set(imports(file)), file
+
+
+def test_one_method_one_file():
+    assert len({kind.__module__ for kind in METHODS.values()}) == len(METHODS)
