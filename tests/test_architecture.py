@@ -20,6 +20,7 @@ ALLOWED = {
     "recogniser": {"engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
     "testing": {"recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
     "demo": {"recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
+    "__main__": {"cli"},
     "cli": {"demo", "recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors", ""},
 }
 

@@ -119,6 +119,9 @@ class VideoBatches:
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_ignore_interrupt,
+            # A generator of its own: the loader draws a number at the start of every epoch, which must not move the
+            # global one that dropout uses.
+            generator=torch.Generator(),
         )
 
     def __len__(self) -> int:

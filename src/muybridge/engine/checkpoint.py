@@ -73,7 +73,8 @@ def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False) 
     if not (slim and method.freezes_backbone):
         tensors |= {f"backbone.{key}": value for key, value in method.backbone.state_dict().items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"format": FORMAT, "spec": json.dumps(to_dict(asdict(spec)), ensure_ascii=False)}
+    # One entry only: safetensors writes several in an order that changes from process to process.
+    metadata = {FORMAT: json.dumps(to_dict(asdict(spec)), ensure_ascii=False)}
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
@@ -102,13 +103,13 @@ def load_model(path: str | Path, weights: str | Path | None = None) -> tuple[Met
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file ({error}).") from None
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         first = ", ".join(sorted(tensors)[:3])
         raise CheckpointError(
             f"{file} is not a model of muybridge: its metadata do not say so (first keys: {first}). "
             "Weights of a backbone are given with --weights, at the start of a training."
         )
-    spec = from_dict(ModelSpec, json.loads(metadata["spec"]))
+    spec = from_dict(ModelSpec, json.loads(metadata[FORMAT]))
     backbone = ViT(from_dict(ViTConfig, spec.backbone_config))
     own = {key.removeprefix("method."): value for key, value in tensors.items() if key.startswith("method.")}
     image = {key.removeprefix("backbone."): value for key, value in tensors.items() if key.startswith("backbone.")}

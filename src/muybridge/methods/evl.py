@@ -97,10 +97,10 @@ class QueryAttention(nn.Module):
         v_weight = self.v.weight.unflatten(0, (self.heads, -1))
         q = q / math.sqrt(q.shape[-1])
         asked = torch.einsum("bhd,hdw->bhw", q, k_weight)  # [B, h, D]
-        # The key bias adds the same to all scores of a head and drops out of the softmax; it stays in the sum, so that
-        # its gradient is zero and not missing.
-        constant = torch.einsum("bhd,hd->bh", q, self.k.bias.unflatten(0, (self.heads, -1)))
-        scores = asked @ tokens.transpose(1, 2) + constant[:, :, None]  # [B, h, S]
+        scores = asked @ tokens.transpose(1, 2)  # [B, h, S]
+        # The key bias adds the same to all scores of a head and drops out of the softmax. Its gradient is zero: exactly
+        # so here, so that AdamW does not blow rounding noise up to steps, and not missing, as data parallelism needs.
+        scores = scores + 0.0 * self.k.bias.sum()
         mixed = scores.softmax(dim=-1) @ tokens  # [B, h, D]
         out = torch.einsum("bhw,hdw->bhd", mixed, v_weight).flatten(1) + self.v.bias
         return self.proj(out)
