@@ -83,9 +83,7 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise BadInput(
-                f"width {self.width} cannot be split into {self.heads} heads; heads must divide width."
-            )
+            raise BadInput(f"width {self.width} cannot be split into {self.heads} heads; heads must divide width.")
         if self.pool == "token" and not self.class_token:
             raise BadInput("pool='token' needs a class token; use pool='map' or pool='mean'.")
         if self.position_prefix and not self.class_token:
@@ -250,9 +248,7 @@ class ViT(nn.Module):
         positions = rows * columns + int(config.position_prefix)
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
-        self.reg_token = (
-            nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
-        )
+        self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, positions, config.width))
         self.norm_pre = nn.LayerNorm(config.width, eps=config.norm_eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -323,9 +319,7 @@ class ViT(nn.Module):
             # Reference: facebookresearch/dinov2, interpolate_pos_encoding: torch places the samples by these scales.
             offset = self.config.position_offset
             scale = ((grid[0] + offset) / rows, (grid[1] + offset) / columns)
-            image = F.interpolate(
-                image, scale_factor=scale, mode="bicubic", antialias=self.config.position_antialias
-            )
+            image = F.interpolate(image, scale_factor=scale, mode="bicubic", antialias=self.config.position_antialias)
         else:
             image = F.interpolate(image, size=grid, mode="bicubic", antialias=self.config.position_antialias)
         return image.permute(0, 2, 3, 1).reshape(1, grid[0] * grid[1], -1).to(table.dtype)
