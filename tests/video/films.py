@@ -54,6 +54,7 @@ class Film:
         codec: encoder.
         shown: numbers that the displayed frames show.
         indexed: whether frames are found by the index, without decoding everything.
+        rate: pictures a second.
         group: pictures from a keyframe to the next.
         parameters: of x264 or x265.
         turn: (degrees counter-clockwise, mirrored, upended) by which a player sets the stored picture upright.
@@ -66,6 +67,7 @@ class Film:
     indexed: bool = True
     size: tuple[int, int] = (48, 64)
     pixels: str = "yuv420p"
+    rate: int = 25
     group: int | None = None
     b_frames: int | None = None
     options: dict[str, str] = field(default_factory=dict)
@@ -86,10 +88,14 @@ FILMS = [
     Film("b_frames.mov", parameters=B_FRAMES),
     Film("b_frames.mkv", parameters=B_FRAMES),
     Film("one_group.mp4", parameters="keyint=250:bframes=3", shown=range(300)),
-    Film("one_group.mkv", parameters="keyint=250:bframes=8:ref=4", shown=range(300)),
+    Film("one_group.mkv", parameters="keyint=250:bframes=8:b-adapt=0:ref=4", shown=range(300)),
     Film("open_group.mp4", parameters=OPEN),
     Film("open_group.mkv", parameters=OPEN),
     Film("keyframes_only.mp4", parameters="keyint=1"),
+    Film("short_groups.mp4", parameters="keyint=3:min-keyint=1:bframes=2:b-adapt=0:scenecut=0"),
+    Film("short_groups.mkv", parameters="keyint=3:min-keyint=1:bframes=2:b-adapt=0:open-gop=1:scenecut=0"),
+    # Time stamps in this container are milliseconds, so that several frames have the same one.
+    Film("high_rate.mkv", parameters="keyint=12:bframes=0", rate=3000, indexed=False),
     Film("gradual_refresh.mp4", parameters="keyint=12:intra-refresh=1:bframes=0:slices=3"),
     Film("interlaced.mp4", parameters="keyint=12:interlaced=1:bframes=2", indexed=False),
     Film("varying_rate.mp4", parameters=B_FRAMES, varying_rate=True),
@@ -102,7 +108,11 @@ FILMS = [
     Film("odd_size.mp4", size=(51, 67), pixels="yuv444p", parameters=B_FRAMES),
     Film("ten_bit.mp4", pixels="yuv420p10le", parameters=B_FRAMES),
     Film("grey.mp4", pixels="gray", parameters=B_FRAMES),
-    Film("hevc.mp4", "libx265", parameters="log-level=none:keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0"),
+    Film(
+        "hevc.mp4",
+        "libx265",
+        parameters="log-level=none:keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0",
+    ),
     Film("hevc_ten_bit.mkv", "libx265", pixels="yuv420p10le", parameters="log-level=none:keyint=12"),
     Film("vp9.webm", "libvpx-vp9", group=12, options=QUICK_VP9),
     Film("vp9_odd_size.webm", "libvpx-vp9", size=(51, 67), options=QUICK_VP9),
@@ -152,7 +162,7 @@ def write(folder: Path, film: Film) -> Path:
 
 
 def _stream(container, film):
-    stream = container.add_stream(film.codec, rate=25)
+    stream = container.add_stream(film.codec, rate=film.rate)
     stored = turned_back(paint(0, *film.size), film.turn)
     stream.height, stream.width, stream.pix_fmt = *stored.shape[:2], film.pixels
     stream.codec_context.thread_count = 1
@@ -178,7 +188,7 @@ def _encode(stream, film, numbers):
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             time += draws.choice([5, 20, 33, 40, 100])
         else:
-            frame.pts, frame.time_base = place, Fraction(1, 25)
+            frame.pts, frame.time_base = place, Fraction(1, film.rate)
         yield from stream.encode(frame)
     yield from stream.encode()
 

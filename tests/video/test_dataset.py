@@ -1,0 +1,132 @@
+"""Samples that depend on seed and key only, views in order, and videos that cannot be decoded."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from muybridge.structures import Item, Sampling, Transform
+from muybridge.video import transforms
+from muybridge.video.dataset import EpochSampler, VideoDataset, collate
+from muybridge.video.decode import read_frames
+from muybridge.video.sampling import generator
+
+TRANSFORM = Transform(size=(16, 24), flip=0.5)
+
+
+@pytest.fixture
+def items(film_path, tmp_path):
+    """Four videos; the third is no video."""
+    (tmp_path / "broken.mp4").write_text("broken")
+    films = ["b_frames.mp4", "vp9.webm", None, "mpeg4.avi"]
+    paths = [str(film_path(name)) if name else str(tmp_path / "broken.mp4") for name in films]
+    return [Item(path, place % 3, f"{place}.mp4") for place, path in enumerate(paths)]
+
+
+def training(items, sampling=None, seed=7):
+    return VideoDataset(items, sampling or Sampling(6, "stride", 4), TRANSFORM, True, seed)
+
+
+def test_training_sample(items):
+    sample = training(items)[1]
+    assert sample["video"].shape == (6, 3, 16, 24)
+    assert sample["video"].dtype == torch.float32
+    assert (sample["label"], sample["index"]) == (1, 1)
+
+
+def test_sample_depends_on_seed_epoch_index_and_view(items):
+    dataset = training([items[0]] * 2)
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    videos = [dataset[key]["video"] for key in keys] + [training([items[0]], seed=8)[0]["video"]]
+    for place, video in enumerate(videos):
+        assert all(not torch.equal(video, other) for other in videos[:place])
+    # Not on what was drawn before, nor on global state.
+    torch.manual_seed(3)
+    for key, video in reversed(list(zip(keys, videos, strict=False))):
+        assert torch.equal(dataset[key]["video"], video)
+
+
+def test_parts_of_a_key_may_be_left_out(items):
+    dataset = training(items)
+    assert torch.equal(dataset[1]["video"], dataset[(0, 1, 0)]["video"])
+    assert torch.equal(dataset[(3, 1)]["video"], dataset[(3, 1, 0)]["video"])
+
+
+def test_views_at_test_time_are_spatial_major(items):
+    sampling = Sampling(4, "segments", views=2, crops=3)
+    video = VideoDataset(items, sampling, TRANSFORM, False, 0)[0]["video"]
+    assert video.shape == (6, 4, 3, 16, 24)
+    # 60 frames in four parts of 15: 2 views at a quarter and three quarters of each.
+    for view, indices in enumerate([[3, 18, 33, 48], [11, 26, 41, 56]]):
+        frames = read_frames(items[0].path, indices)
+        crops = transforms.test_video(frames, TRANSFORM, 3)
+        for crop in range(3):
+            assert torch.equal(video[crop * 2 + view], crops[crop])
+
+
+def test_training_draws_frames_then_crop_from_one_generator(items):
+    rng = generator(7, 2, 0, 1)
+    start = int(rng.integers(60 - 20))
+    frames = read_frames(items[0].path, range(start, start + 24, 4))
+    expected = transforms.train_video(frames, TRANSFORM, rng)
+    assert torch.equal(training(items)[(2, 0, 1)]["video"], expected)
+
+
+def test_broken_video_is_told(items):
+    sample = training(items)[(0, 2)]
+    assert sample["index"] == 2
+    assert sample["error"].endswith("broken.mp4: not a video file that FFmpeg can read")
+    assert "video" not in sample
+
+
+def test_collate(items):
+    dataset = training(items)
+    batch = collate([dataset[place] for place in (3, 2, 0)])
+    assert batch["video"].shape == (2, 6, 3, 16, 24)
+    assert torch.equal(batch["video"][0], dataset[3]["video"])
+    assert batch["label"].tolist() == [0, 0]
+    assert batch["label"].dtype == torch.long
+    assert batch["index"].tolist() == [3, 0]
+    assert list(batch["errors"]) == [2]
+    assert "broken.mp4" in batch["errors"][2]
+
+
+def test_collate_of_nothing_good(items):
+    batch = collate([training(items)[2]])
+    assert batch["video"] is None
+    assert batch["label"].tolist() == batch["index"].tolist() == []
+    assert list(batch["errors"]) == [2]
+
+
+def test_workers_change_nothing(items):
+    dataset = training(items)
+
+    def batches(workers):
+        sampler = EpochSampler(len(dataset), 5, epoch=2)
+        return list(DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=collate))
+
+    for alone, together in zip(batches(0), batches(2), strict=True):
+        assert torch.equal(alone["video"], together["video"])
+        assert alone["index"].tolist() == together["index"].tolist()
+        assert alone["errors"] == together["errors"]
+
+
+def test_order_of_an_epoch():
+    sampler = EpochSampler(50, seed=1)
+    first = list(sampler)
+    assert sorted(first) == [(0, index) for index in range(50)]
+    assert first != sorted(first)
+    assert list(sampler) == first
+    assert list(EpochSampler(50, seed=2)) != first
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert {epoch for epoch, _ in second} == {1}
+    assert [index for _, index in second] != [index for _, index in first]
+
+
+def test_going_on_within_an_epoch():
+    whole = list(EpochSampler(50, 1, epoch=3))
+    sampler = EpochSampler(50, 1, epoch=3, start=20)
+    assert list(sampler) == whole[20:]
+    assert len(sampler) == 30
+    sampler.set_epoch(4)
+    assert len(sampler) == len(list(sampler)) == 50

@@ -1,0 +1,267 @@
+"""From frames to tensors: the published EVL's arithmetic, one draw a video, and sizes that fit."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from muybridge.errors import BadInput
+from muybridge.structures import CLIP_MEAN, CLIP_STD, Transform
+from muybridge.video import transforms
+from muybridge.video.sampling import generator
+
+EVL = Transform(size=(24, 24), mean=CLIP_MEAN, std=CLIP_STD, scale=(0.08, 1.0), arithmetic="float", antialias=False)
+
+
+def noise(frames=3, height=40, width=56, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def resize_plainly(picture, height, width):
+    """Bilinear, align_corners False, no low-pass, in float64: [H, W, 3] -> [height, width, 3]."""
+
+    def weights(old, new):
+        matrix = np.zeros((new, old))
+        for place in range(new):
+            source = max((place + 0.5) * old / new - 0.5, 0)
+            low = min(math.floor(source), old - 1)
+            matrix[place, low] += 1 - (source - low)
+            matrix[place, min(low + 1, old - 1)] += source - low
+        return matrix
+
+    down, across = weights(picture.shape[0], height), weights(picture.shape[1], width)
+    return np.einsum("yh,hwc,xw->yxc", down, picture, across)
+
+
+def normalise_plainly(picture, transform):
+    return ((picture / 255 - np.array(transform.mean)) / np.array(transform.std)).transpose(2, 0, 1)
+
+
+def assert_close(tensor, expected, tolerance=2e-5):
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    np.testing.assert_allclose(tensor.numpy(), expected, atol=tolerance, rtol=0)
+
+
+# The published EVL
+
+
+@pytest.mark.parametrize(("height", "width", "short", "long"), [(40, 56, 24, 33), (31, 30, 24, 24), (20, 50, 24, 60)])
+@pytest.mark.parametrize("crops", [1, 3])
+def test_test_video_is_evl(height, width, short, long, crops):
+    frames = noise(2, height, width)
+    size = (short, long) if height < width else (long, short)
+    margin = max(size) - 24
+    lefts = [margin // 2] if crops == 1 else [0, margin // 2, margin]
+    expected = []
+    for left in lefts:
+        pictures = [resize_plainly(frame, *size) for frame in frames]
+        cut = [picture[:, left : left + 24] if height < width else picture[left : left + 24] for picture in pictures]
+        expected.append([normalise_plainly(picture, EVL) for picture in cut])
+    assert_close(transforms.test_video(frames, EVL, crops), np.array(expected))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_train_video_is_evl(seed):
+    frames = noise()
+    top, left, height, width = transforms.random_box(40, 56, EVL, generator(seed))
+    expected = [
+        normalise_plainly(resize_plainly(frame[top : top + height, left : left + width], 24, 24), EVL)
+        for frame in frames
+    ]
+    assert_close(transforms.train_video(frames, EVL, generator(seed)), np.array(expected))
+
+
+def test_random_box_has_the_area_and_aspect_asked_for():
+    rng = generator(0)
+    boxes = np.array([transforms.random_box(400, 600, replace(EVL, scale=(0.1, 0.5)), rng) for _ in range(2000)])
+    top, left, height, width = boxes.T
+    assert top.min() == left.min() == 0 or (top.min() < 5 and left.min() < 5)
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 400).all()
+    assert (left + width <= 600).all()
+    share, aspect = height * width / 240_000, width / height
+    assert share.min() == pytest.approx(0.1, abs=0.005)
+    assert share.max() == pytest.approx(0.5, abs=0.005)
+    assert share.mean() == pytest.approx(0.3, abs=0.01)
+    assert aspect.min() == pytest.approx(0.75, abs=0.01)
+    assert aspect.max() == pytest.approx(4 / 3, abs=0.01)
+    assert np.log(aspect).mean() == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(100, 400, (0, 133, 100, 133)), (400, 100, (133, 0, 133, 100)), (90, 100, (0, 0, 90, 100))],
+)
+def test_random_box_that_never_fits_is_central(height, width, box):
+    # More area than there is: no try can fit.
+    assert transforms.random_box(height, width, replace(EVL, scale=(1.5, 2.0)), generator(0)) == box
+
+
+# One draw for a video
+
+
+@pytest.mark.parametrize("arithmetic", ["uint8", "float"])
+@pytest.mark.parametrize("crop", ["random_resized", "random", "center"])
+def test_still_video_stays_still(arithmetic, crop):
+    frames = noise(1).repeat(6, axis=0)
+    transform = Transform(size=(16, 20), arithmetic=arithmetic, crop=crop, flip=0.5)
+    for seed in range(6):
+        video = transforms.train_video(frames, transform, generator(seed))
+        assert video.shape == (6, 3, 16, 20)
+        assert (video == video[:1]).all()
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "random"])
+def test_draws_differ_from_video_to_video_and_are_repeatable(crop):
+    frames, transform = noise(1), Transform(size=(16, 16), crop=crop)
+    videos = [transforms.train_video(frames, transform, generator(seed)) for seed in range(4)]
+    assert all(not torch.equal(videos[0], other) for other in videos[1:])
+    assert torch.equal(videos[0], transforms.train_video(frames, transform, generator(0)))
+
+
+def test_flip_mirrors_the_share_asked_for():
+    frames = noise(2)
+    plain = Transform(size=(16, 16), crop="center")
+    still = transforms.train_video(frames, plain, generator(0))
+    assert torch.equal(transforms.train_video(frames, replace(plain, flip=1.0), generator(0)), still.flip(-1))
+    half = [transforms.train_video(frames, replace(plain, flip=0.5), generator(seed)) for seed in range(200)]
+    mirrored = sum(torch.equal(video, still.flip(-1)) for video in half)
+    assert 70 < mirrored < 130
+    assert sum(torch.equal(video, still) for video in half) == 200 - mirrored
+
+
+def test_no_flip_unless_asked():
+    frames, transform = noise(1), Transform(size=(16, 16), crop="center")
+    videos = [transforms.train_video(frames, transform, generator(seed)) for seed in range(50)]
+    assert all(torch.equal(video, videos[0]) for video in videos)
+
+
+def test_center_in_training_is_the_view_at_test_time():
+    frames, transform = noise(), Transform(size=(16, 16), crop="center")
+    assert torch.equal(
+        transforms.train_video(frames, transform, generator(0)), transforms.test_video(frames, transform, 1)[0]
+    )
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_random_crop_is_a_part_of_the_resized_picture_and_reaches_its_edges(upright):
+    # A ramp along the long side tells where a crop was taken.
+    ramp = np.broadcast_to(np.arange(0, 240, 2, dtype=np.uint8)[None, None, :, None], (1, 60, 120, 3))
+    frames = ramp.swapaxes(1, 2) if upright else ramp
+    transform = Transform(size=(60, 60), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop="random")
+    starts = set()
+    for seed in range(400):
+        picture = transforms.train_video(frames, transform, generator(seed))[0, 0] * 255
+        line = picture[:, 0] if upright else picture[0]
+        assert torch.allclose(line - line[0], torch.arange(0.0, 120, 2))
+        starts.add(round(line[0].item() / 2))
+    assert min(starts) == 0
+    assert max(starts) == 60
+
+
+# Arithmetic and sizes
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_uint8_differs_from_float_by_rounding_only(interpolation, antialias):
+    # Away from black and white, where bytes are cut off between the two directions of a bicubic resizing.
+    frames = noise() // 2 + 64
+    quick = Transform(size=(16, 20), interpolation=interpolation, antialias=antialias, mean=(0, 0, 0), std=(1, 1, 1))
+    video = transforms.test_video(frames, quick, 3)
+    exact = transforms.test_video(frames, replace(quick, arithmetic="float"), 3)
+    # Bytes are rounded after each direction, and weights are fixed-point numbers.
+    assert (video - exact).abs().max() * 255 < 1.6
+    assert torch.equal((video * 255).round() / 255, video)
+
+
+def test_antialias_and_interpolation_are_used():
+    frames = noise()
+    videos = [
+        transforms.test_video(frames, Transform((16, 16), interpolation=interpolation, antialias=antialias), 1)
+        for interpolation in ("bilinear", "bicubic")
+        for antialias in (True, False)
+    ]
+    for place, video in enumerate(videos):
+        assert all(not torch.allclose(video, other, atol=0.1) for other in videos[:place])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 40), (40, 16), (64, 64)])
+@pytest.mark.parametrize("resize", [0, 20, 30, 100])
+@pytest.mark.parametrize(("height", "width"), [(30, 60), (60, 30), (33, 33), (5, 200)])
+def test_crop_always_fits(size, resize, height, width):
+    video = transforms.test_video(noise(1, height, width), Transform(size=size, resize=resize), 3)
+    assert video.shape == (3, 1, 3, *size)
+
+
+def test_resize_chooses_the_short_side():
+    def test_size(height, width, **options):
+        return transforms._test_size(height, width, Transform(**options))
+
+    assert test_size(256, 340) == (224, 297)
+    assert test_size(340, 256) == (297, 224)
+    assert test_size(256, 340, resize=256) == (256, 340)
+    assert test_size(256, 340, size=(224, 320)) == (320, 425)
+    assert test_size(340, 256, size=(224, 320), resize=224) == (425, 320)
+    assert test_size(256, 340, size=(224, 290), resize=224) == (224, 297)
+
+
+def test_picture_of_the_right_size_is_left_alone():
+    frames = noise(2, 16, 16)
+    transform = Transform(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
+    np.testing.assert_allclose(
+        transforms.test_video(frames, transform, 1)[0].permute(0, 2, 3, 1) * 255, frames, atol=1e-4
+    )
+
+
+def test_frames_to_tensor_shares_the_bytes():
+    frames = noise()
+    tensor = transforms.frames_to_tensor(frames)
+    assert (tensor.dtype, tensor.shape) == (torch.uint8, (3, 3, 40, 56))
+    np.testing.assert_array_equal(tensor.permute(0, 2, 3, 1), frames)
+    frames[0, 0, 0, 0] ^= 255
+    assert tensor[0, 0, 0, 0] == frames[0, 0, 0, 0]
+
+
+def test_frames_of_any_layout():
+    frames = noise()[:, ::-1]
+    frames.flags.writeable = False
+    warnings.simplefilter("error")  # torch warns of memory that must not be written to.
+    np.testing.assert_array_equal(transforms.frames_to_tensor(frames).permute(0, 2, 3, 1), frames)
+
+
+def test_normalise_leaves_its_input():
+    transform = Transform(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    as_bytes = transforms.frames_to_tensor(noise())
+    as_floats = as_bytes.contiguous().float() / 255
+    kept = as_bytes.clone(), as_floats.clone()
+    expected = np.stack([normalise_plainly(frame, transform) for frame in noise()])
+    assert_close(transforms.normalise(as_bytes, transform), expected)
+    assert_close(transforms.normalise(as_floats, transform), expected)
+    assert torch.equal(as_bytes, kept[0])
+    assert torch.equal(as_floats, kept[1])
+
+
+# What cannot be done
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [noise()[0], noise().astype(np.float32), noise()[..., :1], noise()[:0]],
+    ids=["picture", "float", "grey", "none"],
+)
+def test_frames_of_another_kind(frames):
+    with pytest.raises(BadInput, match=r"frames are .*; expected uint8 \[T, H, W, 3\]"):
+        transforms.test_video(frames, EVL, 1)
+
+
+@pytest.mark.parametrize("field", ["arithmetic", "interpolation", "crop"])
+def test_unknown_choices(field):
+    transform = replace(EVL, **{field: "best"})
+    with pytest.raises(BadInput, match=f"{field} is 'best'; expected "):
+        transforms.train_video(noise(), transform, generator(0))
