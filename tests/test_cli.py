@@ -15,7 +15,11 @@ from muybridge.testing.tiny import random_backbone, tiny_backbones
 def muybridge(*arguments, **options):
     """Run the command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "muybridge", *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
+        [sys.executable, "-m", "muybridge", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
     )
 
 
@@ -170,7 +174,17 @@ def test_debug_shows_the_traceback(run):
 
 def test_fields_are_taken_out_of_the_arguments():
     rest, fields = cli.split_fields(
-        ["train", "--data", "a.b/c", "--train.lr", "3e-4", "--train.batch-size=2", "--transform.mean", "-1,0,1", "x.mp4"]
+        [
+            "train",
+            "--data",
+            "a.b/c",
+            "--train.lr",
+            "3e-4",
+            "--train.batch-size=2",
+            "--transform.mean",
+            "-1,0,1",
+            "x.mp4",
+        ]
     )
     assert rest == ["train", "--data", "a.b/c", "x.mp4"]
     assert fields == {"train.lr": "3e-4", "train.batch_size": "2", "transform.mean": "-1,0,1"}

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from muybridge.video.dataset import read_source
 
 from muybridge.engine import train as train_module
 from muybridge.engine.checkpoint import LAST, MODEL, load_last, load_model
@@ -20,6 +19,7 @@ from muybridge.errors import BadInput, CheckpointError, MissingFile
 from muybridge.recipes import read_recipe, validate
 from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
+from muybridge.video.dataset import read_source
 
 
 def backbone():

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from muybridge.structures import Item, Sampling, Transform
 from muybridge.video import transforms
-from muybridge.video.dataset import EpochSampler, VideoDataset, collate
+from muybridge.video.dataset import VideoDataset, collate
 from muybridge.video.decode import read_frames
 from muybridge.video.sampling import generator
 
@@ -101,32 +101,10 @@ def test_workers_change_nothing(items):
     dataset = training(items)
 
     def batches(workers):
-        sampler = EpochSampler(len(dataset), 5, epoch=2)
+        sampler = [(2, index) for index in reversed(range(len(dataset)))]
         return list(DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=collate))
 
     for alone, together in zip(batches(0), batches(2), strict=True):
         assert torch.equal(alone["video"], together["video"])
         assert alone["index"].tolist() == together["index"].tolist()
         assert alone["errors"] == together["errors"]
-
-
-def test_order_of_an_epoch():
-    sampler = EpochSampler(50, seed=1)
-    first = list(sampler)
-    assert sorted(first) == [(0, index) for index in range(50)]
-    assert first != sorted(first)
-    assert list(sampler) == first
-    assert list(EpochSampler(50, seed=2)) != first
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert {epoch for epoch, _ in second} == {1}
-    assert [index for _, index in second] != [index for _, index in first]
-
-
-def test_going_on_within_an_epoch():
-    whole = list(EpochSampler(50, 1, epoch=3))
-    sampler = EpochSampler(50, 1, epoch=3, start=20)
-    assert list(sampler) == whole[20:]
-    assert len(sampler) == 30
-    sampler.set_epoch(4)
-    assert len(sampler) == len(list(sampler)) == 50

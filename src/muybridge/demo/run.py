@@ -120,24 +120,29 @@ def run_demo(
     ):
         setting = replace(recipe, method=method, options=options)
         batches = shared if method == "evl" else tuple(_summaries(part, vit) for part in shared)
-        progress.say(f"training {name}")
         folder = out / ("ordered" if options.get("pool") else name)
-        results[name] = train(setting, folder, source, vit, progress, (batches[0], batches[1]))
+        results[name] = train(setting, folder, source, vit, _WithoutLines(progress), (batches[0], batches[1]))
+        progress.say(f"trained {name}: {results[name].seconds:.0f} s")
     shuffled = _shuffled_evaluation(recipe, results["evl"], source, progress)
 
     rows = [
-        _row("probe: mean of frames, linear", results["probe"].evaluation, source.labels, results["probe"]),
+        _row("probe", results["probe"].evaluation, source.labels, results["probe"]),
         _row("EVL", results["evl"].evaluation, source.labels, results["evl"]),
         _row(
-            "control: frames in order, linear",
+            "control: ordered linear",
             results["ordered linear"].evaluation,
             source.labels,
             results["ordered linear"],
         ),
-        _row("control: EVL, test frames shuffled", shuffled, source.labels, None),
+        _row("control: EVL, frames shuffled", shuffled, source.labels, None),
     ]
     _write_rows(out / "results.csv", rows)
-    console.print(_table(rows))
+    console.print(
+        "\nprobe: mean of the frames' features, linear. ordered linear: the frames' features side by side, linear.\n"
+        "within twins: is the right class ahead of its twin, the same films played backwards? 50 % is a coin's toss.",
+        highlight=False,
+    )
+    console.print(_table(rows, len(source.val)))
     draw_answers(
         out / "answers.png",
         source.val,
@@ -210,6 +215,13 @@ def _summaries(part: FeatureBatches, vit: ViT) -> FeatureBatches:
     return FeatureBatches({"summary": summary}, part.labels, part.errors, part.batch_size, part.seed, part.views)
 
 
+class _WithoutLines(Progress):
+    """Bars without a line an epoch."""
+
+    def __init__(self, inner: Progress) -> None:
+        self.start, self.advance, self.finish = inner.start, inner.advance, inner.finish  # type: ignore[method-assign]
+
+
 class _Shuffled(Batches):
     """Batches of evaluation with the frames of every view in random order."""
 
@@ -256,14 +268,14 @@ def _row(name: str, evaluation: Evaluation, labels: tuple[str, ...], result: Tra
     )
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(title="validation videos", title_justify="left")
+def _table(rows: list[Row], count: int) -> Table:
+    table = Table(title=f"{count} validation videos", title_justify="left")
     table.add_column("recogniser")
-    for column in ("top-1", "top-1 within twins", "trainable parameters", "training seconds"):
+    for column in ("top-1", "within twins", "trainable", "seconds"):
         table.add_column(column, justify="right")
     for row in rows:
         trainable = f"{row.trainable:,}" if row.trainable is not None else "-"
-        seconds = f"{row.seconds:.0f}" if row.seconds is not None else "-"
+        seconds = f"{row.seconds:.1f}" if row.seconds is not None else "-"
         table.add_row(row.name, f"{row.top1:.1%}", f"{row.within_twins:.1%}", trainable, seconds)
     return table
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,9 @@ def model_spec(
     """What `method`, called `name` in the table, is besides its tensors."""
     return ModelSpec(
         method=name,
-        options=asdict(method.config),
+        options=to_dict(method.config),
         backbone=backbone,
-        backbone_config=asdict(method.backbone.config),
+        backbone_config=to_dict(method.backbone.config),
         backbone_sha256=backbone_sha256(method.backbone),
         labels=labels,
         sampling=sampling,
@@ -74,7 +73,7 @@ def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False) 
         tensors |= {f"backbone.{key}": value for key, value in method.backbone.state_dict().items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     # One entry only: safetensors writes several in an order that changes from process to process.
-    metadata = {FORMAT: json.dumps(to_dict(asdict(spec)), ensure_ascii=False)}
+    metadata = {FORMAT: json.dumps(to_dict(spec), ensure_ascii=False)}
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 

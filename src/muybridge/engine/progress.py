@@ -45,6 +45,7 @@ class ProgressBar(Progress):
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,  # in a log, bars are noise; the lines that stay are enough
         )
         self._task = self._bar.add_task(title, total=total, figures="")
         self._bar.start()

@@ -6,12 +6,12 @@ Where the videos come from is told in `sources`, whose names can be imported fro
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from muybridge.errors import VideoError
 from muybridge.structures import Item, Sampling, Transform
@@ -22,7 +22,6 @@ from muybridge.video.transforms import test_video, train_video
 
 __all__ = [
     "Batch",
-    "EpochSampler",
     "Sample",
     "Source",
     "VideoDataset",
@@ -130,31 +129,3 @@ def collate(samples: Sequence[Sample]) -> Batch:
         "index": torch.tensor([sample["index"] for sample in good], dtype=torch.long),
         "errors": {sample["index"]: sample["error"] for sample in samples if "error" in sample},
     }
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) of one epoch, in an order that depends on the seed and the epoch only.
-
-    Args:
-        count: how many samples the data set has.
-        seed: of the order.
-        epoch: the epoch whose keys come first; `set_epoch` changes it.
-        start: how many samples of this epoch have been seen already, to go on after an interruption.
-    """
-
-    def __init__(self, count: int, seed: int, epoch: int = 0, start: int = 0) -> None:
-        self.count = count
-        self.seed = seed
-        self.set_epoch(epoch, start)
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Go to an epoch, and skip its first `start` samples."""
-        self.epoch = epoch
-        self.start = start
-
-    def __len__(self) -> int:
-        return max(self.count - self.start, 0)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = generator(self.seed, self.epoch).permutation(self.count)[self.start :]
-        return iter([(self.epoch, int(index)) for index in order])

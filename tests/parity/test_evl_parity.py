@@ -14,11 +14,11 @@ from muybridge.testing.cases import load
 
 CASES = sorted((Path(__file__).parent / "evl").glob("*.json"))
 
-# fp32: the published code itself differs from its fp64 run by up to 7e-6 on logits of size 4 to 6 (the cases' notes); a port
-# that sums in another order lands within 2e-5 of a tensor's largest value.
+# fp32: the published code itself differs from its fp64 run by up to 7e-6 on logits of size 4 to 6 (the cases' notes);
+# a port that sums in another order lands within 2e-5 of a tensor's largest value.
 VALUE = 2e-5
-# Gradients: relative to their norm, but not below what a gradient 1e-3 of the largest would allow. A gradient that is zero
-# in exact arithmetic (the decoder's key biases) is stored as rounding noise of about 3e-8 of the largest norm.
+# Gradients: relative to their norm, but not below what a gradient 1e-3 of the largest would allow. A gradient that is
+# zero in exact arithmetic (the decoder's key biases) is stored as rounding noise of about 3e-8 of the largest norm.
 GRADIENT, FLOOR = 1e-4, 1e-3
 
 
