@@ -92,7 +92,9 @@ def train(
     from muybridge.engine.train import train as run_training
 
     progress = ProgressBar()
-    named = {"data": data, "method": method, "backbone": backbone, "weights": weights}
+    # Absolute, so that the recipe in the run folder works from any folder.
+    paths = {name: path.absolute() for name, path in {"data": data, "weights": weights}.items() if path is not None}
+    named = {"method": method, "backbone": backbone, **paths}
     changes = {name: str(value) for name, value in named.items() if value is not None} | (fields or {})
     if resume is not None:
         if changes or recipe is not None or out is not None:

@@ -129,6 +129,7 @@ class TrainArgs:
         cache: `memory`: compute what depends on frozen weights once and train on it (needs `fixed_views` >= 1).
         evaluate_every: epochs between two evaluations on the validation videos.
         bad_share: the run stops when more than this share of the training videos cannot be decoded.
+        slim: leave a frozen backbone's weights out of the saved model; loading then fetches them and checks their hash.
         workers: processes that decode videos.
         seed: of every random draw.
     """
@@ -150,6 +151,7 @@ class TrainArgs:
     cache: Literal["none", "memory"] = "none"
     evaluate_every: int = 1
     bad_share: float = 0.05
+    slim: bool = False
     workers: int = 2
     seed: int = 0
 

@@ -116,6 +116,24 @@ def test_training_on_cached_features_equals_training_without(recipe, tmp_path, m
     assert moved > 1e-3, "fresh draws every epoch must train another model, or the comparison above shows nothing"
 
 
+def test_slim_runs_leave_the_backbone_out(recipe, tmp_path):
+    result = train(with_train(recipe, epochs=1, slim=True), tmp_path / "slim", backbone=backbone())
+    whole = train(with_train(recipe, epochs=1), tmp_path / "whole", backbone=backbone())
+    assert torch.equal(result.evaluation.scores, whole.evaluation.scores)
+    assert (tmp_path / "slim" / MODEL).stat().st_size < 0.8 * (tmp_path / "whole" / MODEL).stat().st_size
+    loaded, _ = load_model(tmp_path / "slim", backbone=backbone())
+    assert torch.equal(loaded.query, result.method.query)
+
+
+def test_bf16_trains_fp32_weights(recipe, tmp_path):
+    result = train(with_train(recipe, epochs=1, precision="bf16"), tmp_path / "bf16", backbone=backbone())
+    plain = train(with_train(recipe, epochs=1), tmp_path / "fp32", backbone=backbone())
+    ours, theirs = (load_last(run.folder)["tensors"] for run in (result, plain))
+    assert {value.dtype for value in ours.values()} == {torch.float32}
+    moved = max((ours[key] - theirs[key]).abs().max().item() for key in ours)
+    assert 0 < moved < 0.01, "bf16 must round, and no more than that"
+
+
 class StopAt(Progress):
     """Sends this process a signal after a number of training batches."""
 
@@ -151,6 +169,20 @@ def test_interrupted_run_ends_like_one_that_was_not(recipe, tmp_path, batches):
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         logs.append([{key: value for key, value in line.items() if key not in drop} for line in lines])
     assert logs[0] == logs[1]
+
+
+def test_interrupted_while_features_are_computed(recipe, tmp_path):
+    class StopEarly(StopAt):
+        def advance(self, amount, **figures):
+            if not self.training:
+                raise KeyboardInterrupt
+
+    recipe = with_train(recipe, fixed_views=1, cache="memory")
+    with pytest.raises(Interrupted, match="Go on with"):
+        train(recipe, tmp_path / "cut", backbone=backbone(), progress=StopEarly(0))
+    resume(tmp_path / "cut", backbone=backbone())
+    train(recipe, tmp_path / "whole", backbone=backbone())
+    assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
 
 
 def test_resume_refuses_other_backbones_and_torn_files(recipe, tmp_path):

@@ -77,12 +77,15 @@ def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False) 
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
-def load_model(path: str | Path, weights: str | Path | None = None) -> tuple[Method, ModelSpec]:
+def load_model(
+    path: str | Path, weights: str | Path | None = None, backbone: ViT | None = None
+) -> tuple[Method, ModelSpec]:
     """Build and fill the model of a run folder or of its `model.safetensors`.
 
     Args:
         path: the folder or the file.
         weights: file of the backbone's weights, for a model saved without them.
+        backbone: the backbone itself, for the same case.
 
     Returns:
         The method in evaluation mode, on the CPU, and what it is.
@@ -109,16 +112,16 @@ def load_model(path: str | Path, weights: str | Path | None = None) -> tuple[Met
             "Weights of a backbone are given with --weights, at the start of a training."
         )
     spec = from_dict(ModelSpec, json.loads(metadata[FORMAT]))
-    backbone = ViT(from_dict(ViTConfig, spec.backbone_config))
     own = {key.removeprefix("method."): value for key, value in tensors.items() if key.startswith("method.")}
     image = {key.removeprefix("backbone."): value for key, value in tensors.items() if key.startswith("backbone.")}
     strange = [key for key in tensors if not key.startswith(("method.", "backbone."))]
     if strange:
         raise CheckpointError(f"{file} has {len(strange)} unknown keys (first: {', '.join(strange[:3])}).")
     if image:
+        backbone = ViT(from_dict(ViTConfig, spec.backbone_config))
         load_strictly(backbone, image, f"{file}, backbone")
     else:
-        backbone = load_backbone(spec.backbone if spec.backbone != "custom" else None, weights)[0]
+        backbone = backbone or load_backbone(spec.backbone if spec.backbone != "custom" else None, weights)[0]
         if backbone_sha256(backbone) != spec.backbone_sha256:
             raise CheckpointError(
                 f"{file} was saved without its backbone '{spec.backbone}' (SHA-256 {spec.backbone_sha256[:12]}...), "

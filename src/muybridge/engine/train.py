@@ -10,6 +10,7 @@ A run folder holds `recipe.json`, `labels.txt`, `split.csv`, `metrics.jsonl`, `m
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -202,15 +203,20 @@ class _Run:
         self.step = self.accelerator.prepare_model(Step(method))
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(method, self.args))
         self.given = batches
+        per_epoch = len(batches[0]) if batches else -(-len(source.train) // self.args.batch_size)
+        self.schedule = make_schedule(self.optimizer.optimizer, self.args, -(-per_epoch // self.args.accumulate))
         self.bad: dict[int, str] = {}
         self.best = -1.0
         self.best_evaluation: Evaluation | None = None
         self.seconds = 0.0
 
     def go(self, state: dict[str, Any] | None = None) -> TrainResult:
-        training, validation = self.given or self._batches()
-        steps = -(-len(training) // self.args.accumulate)
-        self.schedule = make_schedule(self.optimizer.optimizer, self.args, steps)
+        if state is None:
+            self._save(0, 0, Meter())
+        try:
+            training, validation = self.given or self._batches()
+        except KeyboardInterrupt:
+            raise self._interrupted(0, 0) from None
         epoch, batch, meter = 0, 0, Meter()
         if state is not None:
             epoch, batch, meter = self._restore(state)
@@ -226,7 +232,7 @@ class _Run:
                 self._save(epoch, batch, meter)
                 if stop.asked and epoch < self.args.epochs:
                     raise self._interrupted(epoch, batch)
-        method, _ = load_model(self.out)
+        method, _ = load_model(self.out, backbone=copy.deepcopy(self.method.backbone).cpu() if self.args.slim else None)
         evaluation = self.best_evaluation
         if evaluation is None:  # the best epoch was before an interruption
             evaluation = evaluate(method.to(self.device).merged(), validation, self.device, self.progress)
@@ -318,7 +324,7 @@ class _Run:
         evaluation = evaluate(self.method.merged(), validation, self.device, self.progress)
         if evaluation.top1 > self.best:
             self.best, self.best_evaluation = evaluation.top1, evaluation
-            save_model(self.out / MODEL, self.method, self.spec)
+            save_model(self.out / MODEL, self.method, self.spec, self.args.slim)
         return {"val_top1": evaluation.top1, "val_top5": evaluation.top5}
 
     def _log(self, line: dict[str, Any]) -> None:
