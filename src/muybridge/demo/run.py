@@ -41,7 +41,7 @@ EVL_OPTIONS = {"layers": 4}
 
 @dataclass(frozen=True)
 class Budget:
-    """How much the demo does; the defaults take about four minutes on two cores.
+    """How much the demo does; the defaults take about three minutes on two cores.
 
     Attributes:
         train: training videos of a class.
