@@ -1,12 +1,15 @@
 """The command line as a person meets it: help, answers, and one sentence for every mistake."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from muybridge import cli
+from muybridge.demo.films import CLASSES, write_films
 from muybridge.engine.train import train
 from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -188,3 +191,80 @@ def test_fields_are_taken_out_of_the_arguments():
     )
     assert rest == ["train", "--data", "a.b/c", "x.mp4"]
     assert fields == {"train.lr": "3e-4", "train.batch_size": "2", "transform.mean": "-1,0,1"}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """A class-folder tree without a split, of two classes of the demo's films."""
+    folder = write_films(tmp_path_factory.mktemp("films") / "films", classes=CLASSES[:2], train=10, val=0, workers=1)
+    return folder / "train"
+
+
+SMALL = [
+    "--train.batch-size",
+    4,
+    "--transform.size",
+    56,
+    "--sampling.frames",
+    4,
+    "--evl.layers",
+    2,
+    "--train.workers",
+    1,
+]
+
+
+@pytest.mark.slow
+def test_train_ctrl_c_resume_evaluate_predict(films, tmp_path):
+    """The whole way on the real backbone, by separate processes, as a person would go it."""
+    run = tmp_path / "run"
+    command = ["train", "--data", films, "--backbone", "vits14_imgfocus", "--out", run, *SMALL, "--train.epochs", 40]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "muybridge", *map(str, command)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert f"muybridge train --resume {run}" in err
+    assert "Traceback" not in err
+    assert not (run / "evaluation.json").exists()
+    assert "20% of each class" in err
+
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert recipe["backbone"] == "vits14_imgfocus"
+    assert recipe["evl"]["layers"] == 2
+    again = muybridge("train", "--data", films, "--backbone", "vits14_imgfocus", "--out", run)
+    assert again.returncode == 2
+    assert "nothing is written over" in again.stderr
+
+    # Fewer epochs are not asked for: the run goes on as it was set up, here cut short by a second Ctrl-C.
+    recipe["train"]["epochs"] = 2
+    short = tmp_path / "short"
+    (tmp_path / "short.json").write_text(json.dumps(recipe))
+    answer = muybridge("train", "--recipe", tmp_path / "short.json", "--out", short, "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["run"] == str(short)
+    answer = muybridge("evaluate", short, "--data", films, "--split", "all", "--json")
+    assert json.loads(answer.stdout)["videos"] == 20
+    film = next(films.rglob("*.mp4"))
+    assert json.loads(muybridge("predict", short, film, "--json").stdout)["video"] == str(film)
+    resumed = subprocess.Popen(
+        [sys.executable, "-m", "muybridge", "train", "--resume", str(run)], stderr=subprocess.PIPE, text=True
+    )
+    before = len((run / "metrics.jsonl").read_text().splitlines())
+    while resumed.poll() is None and time.monotonic() < deadline + 200:
+        if len((run / "metrics.jsonl").read_text().splitlines()) > before:
+            break
+        time.sleep(0.2)
+    resumed.send_signal(signal.SIGINT)
+    _, err = resumed.communicate(timeout=100)
+    assert resumed.returncode == 130, err
+    epochs = [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) > before
