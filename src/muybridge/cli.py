@@ -9,11 +9,13 @@ import json as json_module
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from muybridge import __version__
@@ -51,7 +53,10 @@ def demo(
         weights: a file with the backbone's weights instead of the table's source.
         seed: of every random draw.
     """
-    from muybridge.demo.run import run_demo
+    try:
+        from muybridge.demo.run import run_demo
+    except ImportError as error:
+        raise BadInput(f"The demo needs {error.name}: pip install 'muybridge[demo]'.") from None
     from muybridge.engine.progress import ProgressBar
 
     run_demo(out, backbone, weights, seed, ProgressBar())
@@ -93,9 +98,7 @@ def train(
     from muybridge.engine.train import train as run_training
 
     progress = ProgressBar()
-    # Absolute, so that the recipe in the run folder works from any folder.
-    paths = {name: path.absolute() for name, path in {"data": data, "weights": weights}.items() if path is not None}
-    named = {"method": method, "backbone": backbone, **paths}
+    named = {"data": data, "method": method, "backbone": backbone, "weights": weights}
     changes = {name: str(value) for name, value in named.items() if value is not None} | (fields or {})
     if resume is not None:
         if changes or recipe is not None or out is not None:
@@ -103,20 +106,30 @@ def train(
         result = resume_training(resume, progress=progress)
     else:
         from muybridge.backbones.weights import load_backbone
-        from muybridge.recipes import fit_to_backbone, override, read_recipe, validate
+        from muybridge.recipes import check, fit_to_backbone, override, read_recipe, validate
         from muybridge.structures import Recipe
         from muybridge.video.dataset import read_source
 
         start = read_recipe(recipe) if recipe is not None else Recipe()
         setting = validate(override(start, changes))
+        check(setting)
         if not setting.data:
             raise BadInput("Give the videos with --data DIR, for example a folder with one folder of files per class.")
+        # Absolute, so that the recipe in the run folder works from any folder.
+        setting = replace(
+            setting,
+            data=str(Path(setting.data).absolute()),
+            weights=str(Path(setting.weights).absolute()) if setting.weights else "",
+        )
+        folder = out or Path("runs") / f"{setting.method}_{Path(setting.data).name}"
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadInput(
+                f"{folder} exists already; nothing is written over. Give another --out, or --resume {folder}."
+            )
         source = read_source(setting.data)
         asked = setting.backbone if backbone or recipe or not setting.weights else None
         vit, info = load_backbone(asked, setting.weights or None)
-        if recipe is None or backbone or weights:
-            setting = fit_to_backbone(setting, info, changes)
-        folder = out or Path("runs") / f"{setting.method}_{Path(setting.data).resolve().name}"
+        setting = fit_to_backbone(setting, info)
         progress.say(f"{source.how}")
         progress.say(
             f"{setting.method} on {setting.backbone}: {setting.sampling.frames} frames of "
@@ -171,7 +184,7 @@ def evaluate(
     from muybridge.engine.progress import ProgressBar
     from muybridge.recogniser import load
 
-    if out is not None and (out / "evaluation.json").exists():
+    if out is not None and any((out / name).exists() for name in ("evaluation.json", "predictions.csv")):
         raise BadInput(f"{out} has an evaluation already; nothing is written over. Give another --out.")
     recogniser = load(run, weights=weights)
     evaluation, items = evaluate_folder(
@@ -193,14 +206,14 @@ def _print_evaluation(evaluation: Evaluation, labels: Sequence[str]) -> None:
     table.add_column("videos", justify="right")
     table.add_column("top-1", justify="right")
     for name, figures in summary["classes"].items():
-        table.add_row(name, str(figures["videos"]), f"{figures['top1']:.1%}")
+        table.add_row(escape(name), str(figures["videos"]), f"{figures['top1']:.1%}")
     console.print(table)
     console.print(
         f"top-1 {summary['top1']:.1%}, top-5 {summary['top5']:.1%}, mean over classes {summary['mean_class']:.1%}",
         highlight=False,
     )
     for sentence in evaluation.unreadable:
-        console.print(f"Left out: {sentence}", highlight=False)
+        console.print(f"Left out: {sentence}", markup=False, highlight=False)
 
 
 @app.command

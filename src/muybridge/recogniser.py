@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from muybridge.engine.checkpoint import MODEL, load_model, save_model
+from muybridge.engine.device import pick_device
 from muybridge.errors import BadInput, shape_text
 from muybridge.methods.base import Method
 from muybridge.structures import ModelSpec, Prediction, Sampling
@@ -35,7 +36,7 @@ class Recogniser:
 
     def __init__(self, method: Method, spec: ModelSpec, device: torch.device | str = "cpu") -> None:
         self.spec = spec
-        self.device = torch.device(device)
+        self.device = pick_device(device)
         self._as_trained = method
         self.method = method.merged().to(self.device).eval()
 
@@ -118,4 +119,4 @@ def load(path: str | Path, device: torch.device | str | None = None, weights: st
         CheckpointError: the file is damaged or not a model of muybridge.
     """
     method, spec = load_model(path, weights)
-    return Recogniser(method, spec, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Recogniser(method, spec, pick_device(device))

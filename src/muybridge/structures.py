@@ -82,7 +82,8 @@ class Transform:
 
     Attributes:
         size: (height, width) in pixels of what the method reads.
-        mean: per channel, of values in [0, 1], RGB.
+        mean: per channel, of values in [0, 1], RGB; none: the backbone's own, filled in when it is loaded (ImageNet's
+            where nothing tells).
         std: likewise.
         resize: short side in pixels before the crop at test time; 0: the larger side of `size`.
         interpolation: `bilinear` or `bicubic`.
@@ -95,8 +96,8 @@ class Transform:
     """
 
     size: tuple[int, int] = (224, 224)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     resize: int = 0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
@@ -119,7 +120,7 @@ class TrainArgs:
         weight_decay: of AdamW.
         decay_all: decay biases, norms and single vectors too (EVL as published); else only matrices.
         betas: of AdamW.
-        warmup: epochs (may be a fraction) over which the rate rises linearly from 0.
+        warmup: epochs (may be a fraction) over which the rate rises linearly.
         schedule: `cosine` to `min_lr` or `constant` after the warm-up, stepped per optimiser step.
         min_lr: where the cosine ends.
         clip_grad: largest norm of all gradients; 0: no clipping.

@@ -10,16 +10,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from muybridge.engine import train as train_module
+from muybridge.engine.batches import VideoBatches
 from muybridge.engine.checkpoint import LAST, MODEL, load_last, load_model
-from muybridge.engine.interrupt import Interrupted
+from muybridge.engine.device import mixed_precision
+from muybridge.engine.features import compute_features
+from muybridge.engine.interrupt import Interrupted, StopRequest
 from muybridge.engine.progress import Progress
-from muybridge.engine.train import resume, train
+from muybridge.engine.train import Meter, _Run, resume, train
 from muybridge.errors import BadInput, CheckpointError, MissingFile
-from muybridge.recipes import read_recipe, validate
-from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
+from muybridge.methods import build_method
+from muybridge.recipes import fit_to_backbone, read_recipe, validate
+from muybridge.structures import CLIP_MEAN, IMAGENET_MEAN, Recipe, Sampling, TrainArgs, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
-from muybridge.video.dataset import read_source
+from muybridge.video.dataset import VideoDataset, read_source
 
 
 def backbone():
@@ -65,7 +68,7 @@ def test_run_folder_holds_everything(recipe, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert result.evaluation.top1 == max(line["val_top1"] for line in lines)
-    assert read_recipe(tmp_path / "run/recipe.json") == recipe
+    assert read_recipe(tmp_path / "run/recipe.json") == fit_to_backbone(recipe, None)
     assert result.trainable == sum(p.numel() for p in result.method.parameters() if p.requires_grad)
     assert json.loads((tmp_path / "run/evaluation.json").read_text())["videos"] == 9
 
@@ -241,6 +244,11 @@ def test_too_many_unreadable_videos_stop_the_run(recipe, broken, tmp_path):
         ({"epochs": 0}, "train.epochs is 0"),
         ({"batch_size": 0}, "train.batch_size is 0"),
         ({"cache": "memory"}, "give --train.fixed_views 1"),
+        ({"lr": -1.0}, "train.lr is -1; expected 0 to"),
+        ({"betas": (0.9, 2.0)}, "train.betas is 2"),
+        ({"clip_grad": -1.0}, "train.clip_grad is -1; expected at least 0"),
+        ({"label_smoothing": 2.0}, "train.label_smoothing is 2"),
+        ({"workers": -1}, "train.workers is -1"),
     ],
 )
 def test_settings_that_cannot_work_are_told_before_anything_is_written(recipe, tmp_path, changes, sentence):
@@ -260,4 +268,72 @@ def test_it_learns(recipe, videos, tmp_path):
 
 
 def test_precision_auto_is_fp32_on_the_cpu():
-    assert train_module.mixed_precision("auto") == ("no" if not torch.cuda.is_available() else "bf16")
+    assert mixed_precision("auto") == ("no" if not torch.cuda.is_available() else "bf16")
+
+
+def test_fp16_without_cuda_is_refused():
+    if not torch.cuda.is_available():
+        with pytest.raises(BadInput, match="needs a CUDA device"):
+            mixed_precision("fp16")
+
+
+def test_a_loss_that_explodes_stops_the_run(recipe, tmp_path):
+    with pytest.raises(BadInput, match=r"The loss is (nan|inf) in epoch \d+, batch \d+. Lower --train.lr"):
+        train(
+            with_train(recipe, lr=1e6, epochs=20, clip_grad=0.0, weight_decay=1e5),
+            tmp_path / "run",
+            backbone=backbone(),
+        )
+
+
+@pytest.mark.parametrize(("name", "mean"), [("clip_vitb16", CLIP_MEAN), ("custom", IMAGENET_MEAN)])
+def test_pixels_are_normalised_as_the_backbone_wants(recipe, tmp_path, name, mean):
+    recipe = replace(with_train(recipe, epochs=1), backbone=name)
+    assert recipe.transform.mean is None
+    train(recipe, tmp_path / "run", backbone=backbone())
+    _, spec = load_model(tmp_path / "run")
+    assert spec.transform.mean == mean
+    assert read_recipe(tmp_path / "run/recipe.json").transform.mean == mean
+
+
+def test_several_processes_are_refused_for_now(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadInput, match="one process"):
+        train(recipe, tmp_path / "run", backbone=backbone())
+
+
+def test_last_smaller_group_of_batches_is_averaged_over_itself(recipe, tmp_path):
+    # 15 videos, batches of 5, 2 a step: the second step has one batch, and must weigh like a step of one batch.
+    steps = {}
+    for accumulate in (2, 3):
+        run = _Run(
+            fit_to_backbone(with_train(recipe, batch_size=5, accumulate=accumulate), None),
+            tmp_path / str(accumulate),
+            read_source(recipe.data),
+            build_method("probe", backbone(), 3, 4, (32, 32), {}),
+            Progress(),
+        )
+        groups = []
+        run._optimise = lambda batch, boundary, group, seen=groups: (seen.append((boundary, group)), (0.0, 0))[1]
+        run._train_epoch(run._batches()[0], 0, 0, Meter(), StopRequest())
+        steps[accumulate] = groups
+    assert steps[2] == [(False, 2), (True, 2), (True, 1)]
+    assert steps[3] == [(False, 3), (False, 3), (True, 3)]
+
+
+def test_a_video_of_which_one_view_cannot_be_decoded_is_left_out(recipe, videos, tmp_path, monkeypatch):
+    source = read_source(videos)
+    original = VideoDataset.__getitem__
+
+    def sometimes(self, key):
+        if self.training and key == (0, 2, 1):
+            return {"error": "cut off", "index": 2}
+        return original(self, key)
+
+    monkeypatch.setattr(VideoDataset, "__getitem__", sometimes)
+    method = build_method("probe", backbone(), 3, 4, (32, 32), {})
+    dataset = VideoDataset(source.train, recipe.sampling, recipe.transform, True, 0)
+    cached = compute_features(method, VideoBatches(dataset, 4, 0, 2), torch.device("cpu"), 2)
+    assert cached.errors == {2: "cut off"}
+    (batch,) = VideoBatches(dataset, 4, 0, 2).read([[(0, 5, 1)]])
+    torch.testing.assert_close(cached.features["summary"][11], method.frozen(batch.inputs)["summary"][0])

@@ -102,6 +102,8 @@ def test_wrong_fields_are_told(changes, kind, sentence):
         ('{"schema": 2}', BadInput, "schema 2"),
         ('{"train": {"lr": "x"}}', BadInput, "train.lr"),
         ('{"train": 3}', BadInput, "expected its fields by name"),
+        ('{"evl": 5}', BadInput, "expected the method's options by name"),
+        ('{"weights": null}', BadInput, "weights is empty; give it a value or remove it"),
         ('{"options": {}}', UnknownName, "options stand under its name"),
     ],
 )

@@ -24,6 +24,7 @@ from muybridge.backbones.weights import load_backbone
 from muybridge.demo.films import CLASSES, TWINS, write_film, write_films
 from muybridge.demo.picture import draw_answers
 from muybridge.engine.batches import Batch, Batches, FeatureBatches, VideoBatches
+from muybridge.engine.device import pick_device
 from muybridge.engine.evaluate import Evaluation, evaluate
 from muybridge.engine.features import compute_features, megabytes
 from muybridge.engine.progress import Progress
@@ -109,6 +110,7 @@ def run_demo(
     progress.finish()
     progress.say(f"{len(CLASSES) * films} videos of {len(CLASSES)} classes in {videos}")
     recipe = fit_to_backbone(demo_recipe(budget, seed, videos), info)
+    recipe = replace(recipe, weights=str(weights.absolute()) if weights else "")
     source = read_source(videos)
     shared = _features(recipe, vit, source.labels, source, progress)
 
@@ -140,6 +142,7 @@ def run_demo(
     console.print(
         "\nprobe: mean of the frames' features, linear. ordered linear: the frames' features side by side, linear.\n"
         "within twins: is the right class ahead of its twin, the same films played backwards? 50 % is a coin's toss.",
+        markup=False,
         highlight=False,
     )
     console.print(_table(rows, len(source.val)))
@@ -152,12 +155,17 @@ def run_demo(
     )
     unseen = write_film(out / "unseen.mp4", CLASSES[seed % len(CLASSES)], "val", budget.val, seed)
     answers = load(out / "evl").predict(unseen, top=3)
-    console.print(f"\n{unseen}, a film of '{CLASSES[seed % len(CLASSES)]}' that was in neither set:")
+    console.print(
+        f"\n{unseen}, a film of '{CLASSES[seed % len(CLASSES)]}' that was in neither set:",
+        markup=False,
+        highlight=False,
+    )
     for answer in answers:
-        console.print(f"  {answer.score:6.1%}  {answer.label}", highlight=False)
+        console.print(f"  {answer.score:6.1%}  {answer.label}", markup=False, highlight=False)
     console.print(
         f"\nPicture: {out / 'answers.png'}\nRecogniser: {out / 'evl'}. Try: muybridge predict {out / 'evl'} {unseen}\n"
         f"{time.perf_counter() - started:.0f} seconds.",
+        markup=False,
         highlight=False,
     )
     return rows
@@ -166,7 +174,7 @@ def run_demo(
 def demo_recipe(budget: Budget, seed: int, videos: Path) -> Recipe:
     """The setting that all models of the demo share."""
     return Recipe(
-        data=str(videos),
+        data=str(videos.absolute()),
         sampling=Sampling(frames=budget.frames),
         transform=Transform(size=(budget.size, budget.size), crop="center"),
         train=TrainArgs(
@@ -183,7 +191,7 @@ def demo_recipe(budget: Budget, seed: int, videos: Path) -> Recipe:
 
 
 def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return pick_device()
 
 
 def _features(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from muybridge.errors import BadInput
 from muybridge.methods.base import Features
 from muybridge.video.dataset import VideoDataset, collate
 
@@ -139,8 +140,12 @@ class VideoBatches:
     def read(self, batches: list[list[Key]]) -> Iterator[Batch]:
         """The batches of these keys."""
         self._plan.batches = batches
-        for samples in self._loader:
-            yield Batch(samples["video"], samples["label"], samples["index"], samples["errors"])
+        try:
+            for samples in self._loader:
+                yield Batch(samples["video"], samples["label"], samples["index"], samples["errors"])
+        except BadInput as error:
+            # A worker's error arrives with its traceback in front; the sentence is the last line.
+            raise BadInput(str(error).strip().splitlines()[-1].removeprefix("muybridge.errors.BadInput: ")) from None
 
 
 class FeatureBatches:

@@ -2,7 +2,7 @@
 
 `model.safetensors` is what people load: keys `backbone.*` in timm's names and `method.*`; its metadata tell everything
 that is needed to build the model again. Files from others are read the same way: safetensors, or `weights_only=True`.
-Every file is written beside its place and then moved there, so that an interruption leaves the old one whole.
+Files are written beside their place and then moved there, so that an interruption leaves the old one whole.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODEL = "model.safetensors"
 LAST = "last/checkpoint.pt"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a path beside `path`, then move the file there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -186,6 +186,8 @@ def evaluate_folder(
                 f"views is '{views}'; expected temporal views x spatial crops (1 or 3 of them), such as 3x1 or 4x3."
             )
         sampling = replace(sampling, views=int(temporal), crops=int(spatial))
+    if batch_size < 1 or workers < 0:
+        raise BadInput(f"batch_size is {batch_size} and workers {workers}; expected at least 1 and at least 0.")
     items = read_items(data, spec.labels, split)
     dataset = VideoDataset(items, sampling, spec.transform, False, 0)
     batches = VideoBatches(dataset, batch_size, workers=workers)

@@ -41,40 +41,38 @@ def compute_features(
     count = len(batches.dataset)
     labels = torch.tensor([item.label for item in batches.dataset.items])
     evaluating = batches.seed is None
-    keys: list[Key] = [(0, index, view) for index in range(count) for view in range(1 if evaluating else views)]
+    views = 1 if evaluating else views
     size = batches.batch_size
     store: Features = {}
     errors: dict[int, str] = {}
-    progress.start(title, count)
-    for number, batch in enumerate(batches.read([keys[i : i + size] for i in range(0, len(keys), size)])):
-        errors |= batch.errors
-        if batch.inputs is not None:
-            assert isinstance(batch.inputs, torch.Tensor)
-            video = batch.inputs.to(device)
-            features = method.frozen(video.flatten(0, 1) if evaluating else video)
-            if features is None:
-                raise BadInput(
-                    f"Nothing of {type(method).__name__} depends on frozen weights only, so there is nothing to cache: "
-                    "its gradients pass through the backbone. Train without train.cache."
-                )
-            # A batch may hold several views of one video, and unreadable videos are left out of it.
-            asked = keys[number * size : (number + 1) * size]
-            rows = torch.tensor(
-                [i * (1 if evaluating else views) + view for _, i, view in asked if i not in batch.errors]
-            )
-            for name, tensor in features.items():
-                if evaluating:
-                    tensor = tensor.unflatten(0, video.shape[:2])
-                if name not in store:
-                    store[name] = torch.zeros(len(keys), *tensor.shape[1:], dtype=tensor.dtype)
-                store[name][rows] = tensor.cpu()
-        progress.advance(size / (1 if evaluating else views))
+    progress.start(title, count * views)
+    for view in range(views):
+        keys: list[Key] = [(0, index, view) for index in range(count)]
+        for batch in batches.read([keys[i : i + size] for i in range(0, count, size)]):
+            errors |= batch.errors
+            if batch.inputs is not None:
+                assert isinstance(batch.inputs, torch.Tensor)
+                video = batch.inputs.to(device)
+                features = method.frozen(video.flatten(0, 1) if evaluating else video)
+                if features is None:
+                    raise BadInput(
+                        f"Nothing of {type(method).__name__} depends on frozen weights only, so there is nothing to "
+                        "cache: its gradients pass through the backbone. Train without train.cache."
+                    )
+                rows = batch.indices * views + view
+                for name, tensor in features.items():
+                    if evaluating:
+                        tensor = tensor.unflatten(0, video.shape[:2])
+                    if name not in store:
+                        store[name] = torch.zeros(count * views, *tensor.shape[1:], dtype=tensor.dtype)
+                    store[name][rows] = tensor.cpu()
+            progress.advance(len(batch.labels) + len(batch.errors))
     progress.finish()
     if not store:
         raise BadInput(
             f"None of the {count} videos can be decoded; the first: {next(iter(errors.values()), 'no video')}"
         )
-    return FeatureBatches(store, labels, errors, size, batches.seed, 1 if evaluating else views)
+    return FeatureBatches(store, labels, errors, size, batches.seed, views)
 
 
 def megabytes(features: Features) -> float:

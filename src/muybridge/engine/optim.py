@@ -46,12 +46,3 @@ def rate_factor(args: TrainArgs, steps_per_epoch: int) -> Callable[[int], float]
 def make_schedule(optimizer: torch.optim.Optimizer, args: TrainArgs, steps_per_epoch: int) -> LambdaLR:
     """The schedule of `rate_factor`, to be stepped once per optimiser step."""
     return LambdaLR(optimizer, rate_factor(args, steps_per_epoch))
-
-
-def mixed_precision(precision: str) -> str:
-    """accelerate's name for a recipe's precision: `no`, `bf16` or `fp16`."""
-    if precision == "auto":
-        if not torch.cuda.is_available():
-            return "no"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return {"fp32": "no"}.get(precision, precision)

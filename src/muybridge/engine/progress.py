@@ -64,4 +64,4 @@ class ProgressBar(Progress):
             self._bar = None
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

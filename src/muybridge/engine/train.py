@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import os
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,19 +36,21 @@ from muybridge.engine.checkpoint import (
     model_spec,
     save_last,
     save_model,
+    write_atomically,
 )
+from muybridge.engine.device import mixed_precision, pick_device
 from muybridge.engine.evaluate import Evaluation, evaluate, write_evaluation
 from muybridge.engine.features import compute_features, megabytes
 from muybridge.engine.interrupt import Interrupted, StopRequest, stop_on_signal
 from muybridge.engine.loss import total_loss
-from muybridge.engine.optim import make_optimizer, make_schedule, mixed_precision
+from muybridge.engine.optim import make_optimizer, make_schedule
 from muybridge.engine.progress import Progress
-from muybridge.errors import BadInput, CheckpointError
+from muybridge.errors import BadInput, CheckpointError, MissingFile
 from muybridge.methods import build_method
 from muybridge.methods.base import Features, Method, count
-from muybridge.recipes import read_recipe, write_recipe
+from muybridge.recipes import check, fit_to_backbone, read_recipe, write_recipe
 from muybridge.recipes.files import validate
-from muybridge.structures import Output, Recipe, TrainArgs
+from muybridge.structures import Output, Recipe
 from muybridge.video.dataset import Source, VideoDataset, read_source, read_split, write_split
 from muybridge.video.labels import write_labels
 
@@ -58,7 +63,7 @@ class TrainResult:
         folder: the run folder.
         method: the best model, in evaluation mode, on the CPU.
         evaluation: of the best model on the validation videos.
-        seconds: of the optimisation, without evaluation and without computing cached features.
+        seconds: in the training epochs, decoding and backbone included unless features were cached before.
         trainable: number of trainable parameters.
     """
 
@@ -126,20 +131,19 @@ def train(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} exists already; nothing is written over. Give another --out, or --resume {out}.")
     recipe = validate(recipe)
-    _check(recipe.train)
+    check(recipe)
+    _one_process()
     if source is None:
         source = read_source(recipe.data)
+    info = None
     if backbone is None:
-        backbone = load_backbone(recipe.backbone, recipe.weights or None)[0]
-    with torch.random.fork_rng(devices=[]):
+        backbone, info = load_backbone(recipe.backbone, recipe.weights or None)
+    recipe = fit_to_backbone(recipe, info)
+    with _own_generators():
         torch.manual_seed(recipe.train.seed)
         method = build_method(
             recipe.method, backbone, len(source.labels), recipe.sampling.frames, recipe.transform.size, recipe.options
         )
-        out.mkdir(parents=True, exist_ok=True)
-        write_recipe(out / "recipe.json", recipe)
-        write_labels(out / "labels.txt", source.labels)
-        write_split(out / "split.csv", source)
         return _Run(recipe, out, source, method, progress or Progress(), batches).go()
 
 
@@ -157,12 +161,15 @@ def resume(
     folder = Path(folder)
     recipe = read_recipe(folder / "recipe.json")
     state = load_last(folder)
+    _one_process()
+    if not Path(recipe.data).exists():
+        raise MissingFile(f"The videos of this run are not at {recipe.data} any more; put them back there.")
     source = read_split(folder / "split.csv", recipe.data)
     if backbone is None:
         backbone = load_backbone(recipe.backbone, recipe.weights or None)[0]
     if backbone_sha256(backbone) != state["backbone_sha256"]:
         raise CheckpointError(f"{folder} was trained with other backbone weights than '{recipe.backbone}' has now.")
-    with torch.random.fork_rng(devices=[]):
+    with _own_generators():
         torch.manual_seed(recipe.train.seed)
         method = build_method(
             recipe.method, backbone, len(source.labels), recipe.sampling.frames, recipe.transform.size, recipe.options
@@ -170,12 +177,14 @@ def resume(
         return _Run(recipe, folder, source, method, progress or Progress()).go(state)
 
 
-def _check(args: TrainArgs) -> None:
-    for name in ("epochs", "batch_size", "accumulate", "evaluate_every"):
-        if getattr(args, name) < 1:
-            raise BadInput(f"train.{name} is {getattr(args, name)}; expected at least 1.")
-    if args.cache == "memory" and args.fixed_views < 1:
-        raise BadInput("train.cache=memory trains on fixed draws: give --train.fixed_views 1 (or more) with it.")
+def _one_process() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("Training runs in one process for now; start it without torchrun or accelerate launch.")
+
+
+def _own_generators() -> AbstractContextManager[None]:
+    """Within: torch's generators may be seeded and drawn from; afterwards they are as they were."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 class _Run:
@@ -195,9 +204,7 @@ class _Run:
         # accelerate keeps its precision in a process-wide state; one process may train several times.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=mixed_precision(self.args.precision))
-        self.device = self.accelerator.device
-        if self.device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False
+        self.device = pick_device(self.accelerator.device)
         self.spec = model_spec(recipe.method, method, recipe.backbone, source.labels, recipe.sampling, recipe.transform)
         method.to(self.device)
         self.step = self.accelerator.prepare_model(Step(method))
@@ -206,17 +213,32 @@ class _Run:
         per_epoch = len(batches[0]) if batches else -(-len(source.train) // self.args.batch_size)
         self.schedule = make_schedule(self.optimizer.optimizer, self.args, -(-per_epoch // self.args.accumulate))
         self.bad: dict[int, str] = {}
+        self.left_out: set[str] = set()
         self.best = -1.0
         self.best_evaluation: Evaluation | None = None
         self.seconds = 0.0
 
     def go(self, state: dict[str, Any] | None = None) -> TrainResult:
         if state is None:
-            self._save(0, 0, Meter())
+            self._begin()
+        try:
+            return self._go(state)
+        finally:
+            self.progress.finish()
+
+    def _begin(self) -> None:
+        """What a run folder has from its first moment, so that any interruption leaves one that can be resumed."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_recipe(self.out / "recipe.json", self.recipe)
+        write_labels(self.out / "labels.txt", self.source.labels)
+        write_split(self.out / "split.csv", self.source)
+        self._save(0, 0, Meter())
+
+    def _go(self, state: dict[str, Any] | None) -> TrainResult:
         try:
             training, validation = self.given or self._batches()
         except KeyboardInterrupt:
-            raise self._interrupted(0, 0) from None
+            raise self._interrupted(*(state["epoch"], state["batch"]) if state else (0, 0)) from None
         epoch, batch, meter = 0, 0, Meter()
         if state is not None:
             epoch, batch, meter = self._restore(state)
@@ -269,7 +291,16 @@ class _Run:
         for number, batch in enumerate(training.epoch(epoch, start), start + 1):
             self._count_bad(batch)
             boundary = number % self.args.accumulate == 0 or number == len(training)
-            loss, right = self._optimise(batch, boundary)
+            # The last group of batches may be smaller than `accumulate`.
+            group = min(
+                self.args.accumulate, len(training) - (number - 1) // self.args.accumulate * self.args.accumulate
+            )
+            loss, right = self._optimise(batch, boundary, group)
+            if not math.isfinite(loss):
+                raise BadInput(
+                    f"The loss is {loss} in epoch {epoch + 1}, batch {number}. Lower --train.lr, or set "
+                    f"--train.clip_grad 1. The best model so far and the last checkpoint are in {self.out}."
+                )
             now = time.perf_counter()
             meter.seconds += now - clock
             self.seconds += now - clock
@@ -283,8 +314,8 @@ class _Run:
                 raise self._interrupted(epoch, number)
         self.progress.finish()
 
-    def _optimise(self, batch: Batch, boundary: bool) -> tuple[float, int]:
-        """One micro-batch forward and backward; a step at the boundary. Returns mean loss and how many are right."""
+    def _optimise(self, batch: Batch, boundary: bool, group: int) -> tuple[float, int]:
+        """One of `group` batches of a step, forward and backward; the step at the boundary. Mean loss, number right."""
         loss_value, right = 0.0, 0
         if batch.inputs is not None:
             inputs: Any = batch.inputs
@@ -296,15 +327,16 @@ class _Run:
             with self.accelerator.autocast():
                 output = self.step(inputs)
             loss = total_loss(output, labels, self.args.label_smoothing)
-            self.accelerator.backward(loss / self.args.accumulate)
+            self.accelerator.backward(loss / group)
             loss_value = loss.item()
             right = int((output.logits.argmax(dim=1) == labels).sum())
-        if boundary:
+        if boundary and any(p.grad is not None for p in self.step.parameters()):
             if self.args.clip_grad:
                 self.accelerator.clip_grad_norm_(self.step.parameters(), self.args.clip_grad)
             self.optimizer.step()
-            self.schedule.step()
             self.optimizer.zero_grad()
+        if boundary:
+            self.schedule.step()
         return loss_value, right
 
     def _count_bad(self, batch: Batch) -> None:
@@ -322,10 +354,15 @@ class _Run:
 
     def _evaluate(self, validation: Batches) -> dict[str, float]:
         evaluation = evaluate(self.method.merged(), validation, self.device, self.progress)
+        for sentence in evaluation.unreadable:
+            if sentence not in self.left_out:
+                self.left_out.add(sentence)
+                self.progress.say(f"Left out of the validation: {sentence}")
         if evaluation.top1 > self.best:
             self.best, self.best_evaluation = evaluation.top1, evaluation
             save_model(self.out / MODEL, self.method, self.spec, self.args.slim)
-        return {"val_top1": evaluation.top1, "val_top5": evaluation.top5}
+        left_out = len(evaluation.unreadable)
+        return {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "val_unreadable": left_out}
 
     def _log(self, line: dict[str, Any]) -> None:
         with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -382,4 +419,5 @@ def _keep_lines(path: Path, lines: int) -> None:
     # What was logged after the checkpoint happens again.
     if path.is_file():
         kept = path.read_text(encoding="utf-8").splitlines()[:lines]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        text = "".join(line + "\n" for line in kept)
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -170,6 +170,12 @@ class Method(nn.Module):
             )
 
 
+def check_dropout(dropout: float, owner: str) -> None:
+    """Raise BadInput unless `dropout` is a probability below 1."""
+    if not 0 <= dropout < 1:
+        raise BadInput(f"{owner}.dropout is {dropout:g}; expected 0 to below 1.")
+
+
 def fold_frames(video: Tensor) -> Tensor:
     """[B, T, 3, H, W] -> [B * T, 3, H, W], index b * T + t."""
     return video.flatten(0, 1)

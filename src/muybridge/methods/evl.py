@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from muybridge.backbones.vit import QuickGELU, ViT
 from muybridge.errors import BadInput, CheckpointError
-from muybridge.methods.base import Features, Method, fold_frames, rename, unfold_frames
+from muybridge.methods.base import Features, Method, check_dropout, fold_frames, rename, unfold_frames
 from muybridge.methods.heads import LinearHead
 from muybridge.structures import Output
 
@@ -67,6 +67,9 @@ class EVLConfig:
     temporal_position: bool = True
     temporal_match: bool = True
     dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout, "evl")
 
 
 class QueryAttention(nn.Module):

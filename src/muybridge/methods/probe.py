@@ -22,7 +22,7 @@ from torch import Tensor
 
 from muybridge.backbones.vit import ViT
 from muybridge.errors import unknown
-from muybridge.methods.base import Features, Method, fold_frames, unfold_frames
+from muybridge.methods.base import Features, Method, check_dropout, fold_frames, unfold_frames
 from muybridge.methods.heads import LinearHead
 from muybridge.structures import Output
 
@@ -42,6 +42,7 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "concat"):
             raise unknown("pool", self.pool, ("mean", "concat"))
+        check_dropout(self.dropout, "probe")
 
 
 class Probe(Method):

@@ -82,6 +82,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         return _coerce_tuple(value, arguments, where)
     if origin is dict or hint is Any:
         return value
+    if value is None:
+        raise BadInput(f"{where} is empty; give it a value or remove it.")
     text = str(value).strip()
     try:
         if hint is bool:

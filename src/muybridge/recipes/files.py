@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from muybridge.backbones.weights import Weights
+from muybridge.backbones.weights import BACKBONES, Weights
 from muybridge.errors import BadInput, MissingFile, unknown
 from muybridge.methods import METHODS, method_class
 from muybridge.recipes.fields import from_dict, to_dict
-from muybridge.structures import Recipe
+from muybridge.structures import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 SCHEMA = 1
 
@@ -53,7 +53,9 @@ def parse_recipe(plain: dict[str, Any]) -> Recipe:
     for other in METHODS:
         if other != method and other in plain:
             raise BadInput(f"The recipe is for '{method}' but has options of '{other}'. Remove them.")
-    options = plain.pop(method, {})
+    options = plain.pop(method, None) or {}
+    if not isinstance(options, Mapping):
+        raise BadInput(f"'{method}' in the recipe is {options!r}; expected the method's options by name.")
     return validate(from_dict(Recipe, {**plain, "options": options}))
 
 
@@ -72,13 +74,14 @@ def write_recipe(path: str | Path, recipe: Recipe) -> None:
     Path(path).write_text(json.dumps(to_dict(recipe), indent=2) + "\n", encoding="utf-8")
 
 
-def fit_to_backbone(recipe: Recipe, info: Weights, given: Collection[str] = ()) -> Recipe:
-    """The recipe for the backbone that was loaded: its name and its normalisation of pixels.
+def fit_to_backbone(recipe: Recipe, info: Weights | None) -> Recipe:
+    """The recipe for the backbone that was loaded: its name, and its normalisation of pixels where none is set.
 
     Args:
         recipe: the setting so far.
-        info: of the backbone, as `load_backbone` returns it.
-        given: fields that somebody set on purpose; they stay.
+        info: of the backbone, as `load_backbone` returns it; None: by the recipe's name, else ImageNet's.
     """
-    fitted = {name: getattr(info, name) for name in ("mean", "std") if f"transform.{name}" not in given}
-    return replace(recipe, backbone=info.name, transform=replace(recipe.transform, **fitted))
+    info = info or BACKBONES.get(recipe.backbone)
+    mean, std = (info.mean, info.std) if info else (IMAGENET_MEAN, IMAGENET_STD)
+    transform = replace(recipe.transform, mean=recipe.transform.mean or mean, std=recipe.transform.std or std)
+    return replace(recipe, backbone=info.name if info else recipe.backbone, transform=transform)

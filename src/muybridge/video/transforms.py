@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from muybridge.errors import BadInput, shape_text
-from muybridge.structures import Transform
+from muybridge.structures import IMAGENET_MEAN, IMAGENET_STD, Transform
 from muybridge.video.sampling import crop_offsets
 
 TRIES = 10
@@ -96,7 +96,7 @@ def normalise(video: Tensor, transform: Transform) -> Tensor:
     scale = 1.0 if video.is_floating_point() else 255.0
     mean, deviation = (
         torch.tensor(numbers, dtype=torch.float32, device=video.device).mul_(scale).view(3, 1, 1)
-        for numbers in (transform.mean, transform.std)
+        for numbers in (transform.mean or IMAGENET_MEAN, transform.std or IMAGENET_STD)
     )
     out = video.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     return out.sub_(mean).div_(deviation)
