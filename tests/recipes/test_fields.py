@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from muybridge.errors import BadInput, MissingFile, UnknownName
-from muybridge.recipes import override, read_recipe, to_dict, validate, write_recipe
+from muybridge.recipes import fit_to_backbone, override, read_recipe, to_dict, validate, write_recipe
 from muybridge.recipes.describe import attributes, field_table
-from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
+from muybridge.structures import CLIP_MEAN, IMAGENET_MEAN, IMAGENET_STD, Recipe, Sampling, TrainArgs, Transform
 
 RECIPE = validate(
     Recipe(
@@ -70,6 +70,20 @@ def test_options_of_the_method_from_text():
 def test_another_method_starts_with_its_own_options():
     changed = validate(override(RECIPE, {"method": "probe", "probe.pool": "concat"}))
     assert changed.options == {"pool": "concat", "dropout": 0.0}
+
+
+def test_another_backbone_starts_with_its_own_weights_and_pixel_statistics():
+    clip = fit_to_backbone(replace(RECIPE, weights="clip.pt"), None)
+    assert clip.transform.mean == CLIP_MEAN
+    same = override(clip, {"backbone": "clip_vitb16"})
+    assert same == clip
+    other = override(clip, {"backbone": "dinov2_vits14"})
+    assert other.weights == ""
+    assert fit_to_backbone(other, None).transform.mean == IMAGENET_MEAN
+    given = override(clip, {"backbone": "dinov2_vits14", "weights": "x.pt", "transform.mean": "0.5,0.5,0.5"})
+    assert given.weights == "x.pt"
+    assert fit_to_backbone(given, None).transform.mean == (0.5, 0.5, 0.5)
+    assert fit_to_backbone(given, None).transform.std == IMAGENET_STD
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Args:
         recipe: where to start.
         changes: such as `{"train.lr": "3e-4", "evl.layers": 2, "method": "evl"}`. Options of a method stand under its
-            name; another method's options are an error.
+            name; another method's options are an error. Another method starts with its own options, another backbone
+            with its own weights and pixel statistics.
 
     Raises:
         UnknownName, BadInput: a field that does not exist, or a value of another type.
@@ -130,6 +131,9 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     hints = get_type_hints(Recipe)
     if "method" in changes and changes["method"] != recipe.method:
         recipe = replace(recipe, method=str(changes["method"]), options={})
+    if "backbone" in changes and changes["backbone"] != recipe.backbone:
+        # Another backbone has weights and pixel statistics of its own.
+        recipe = replace(recipe, weights="", transform=replace(recipe.transform, mean=None, std=None))
     for name, value in changes.items():
         owner, _, inner = name.partition(".")
         if inner and owner == recipe.method:
