@@ -67,7 +67,7 @@ class Recogniser:
         frames = self._read(video)  # [V, T, H, W, 3]
         views = [test_video(view, self.spec.transform, self.sampling.crops) for view in frames]
         logits = self.method(torch.cat(views).to(self.device)).logits
-        return logits.float().softmax(dim=-1).mean(dim=0).cpu()  # type: ignore[no-any-return]
+        return logits.float().softmax(dim=-1).mean(dim=0).cpu()
 
     def predict(self, video: str | Path | Frames, top: int = 5) -> list[Prediction]:
         """The `top` best classes of one video, best first; see `scores`."""

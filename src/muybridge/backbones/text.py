@@ -95,20 +95,20 @@ class TextTower(nn.Module):
         if ids.ndim != 2 or length > context or (length < context and not self.config.causal):
             reads = f"at most {context}" if self.config.causal else f"exactly {context}"
             raise BadInput(f"ids has shape {shape_text(ids.shape)}; expected [K, L], L {reads}.")
-        return self.token_embed(ids) + self.pos_embed[:, :length]  # type: ignore[no-any-return]
+        return self.token_embed(ids) + self.pos_embed[:, :length]
 
     def summary(self, tokens: Tensor, ids: Tensor) -> Tensor:
         """Tokens after the last block [K, L, D] and their ids [K, L] -> one normed vector per text, [K, D]."""
         if not self.config.causal:
-            return self.norm(tokens[:, -1])  # type: ignore[no-any-return]
+            return self.norm(tokens[:, -1])
         # The end token has the highest id. transformers looks for the first end token instead: the same, as padding
         # with end tokens comes after it and argmax takes the first of equals.
         end = ids.argmax(dim=-1)
-        return self.norm(tokens[torch.arange(ids.shape[0], device=ids.device), end])  # type: ignore[no-any-return]
+        return self.norm(tokens[torch.arange(ids.shape[0], device=ids.device), end])
 
     def project(self, pooled: Tensor) -> Tensor:
         """[K, D] -> [K, E]."""
-        return self.head(pooled)  # type: ignore[no-any-return]
+        return self.head(pooled)
 
     def forward(self, ids: Tensor) -> Tensor:
         """[K, L] ids -> [K, E], not yet of unit length."""
