@@ -144,6 +144,7 @@ def run_demo(
         "within twins: is the right class ahead of its twin, the same films played backwards? 50 % is a coin's toss.",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     console.print(_table(rows, len(source.val)))
     draw_answers(
@@ -159,14 +160,16 @@ def run_demo(
         f"\n{unseen}, a film of '{CLASSES[seed % len(CLASSES)]}' that was in neither set:",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     for answer in answers:
-        console.print(f"  {answer.score:6.1%}  {answer.label}", markup=False, highlight=False)
+        console.print(f"  {answer.score:6.1%}  {answer.label}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"\nPicture: {out / 'answers.png'}\nRecogniser: {out / 'evl'}. Try: muybridge predict {out / 'evl'} {unseen}\n"
         f"{time.perf_counter() - started:.0f} seconds.",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     return rows
 
