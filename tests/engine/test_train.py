@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from muybridge.engine.batches import VideoBatches
+from muybridge.engine import train as train_module
+from muybridge.engine.batches import Batch, VideoBatches
 from muybridge.engine.checkpoint import LAST, MODEL, load_last, load_model
 from muybridge.engine.device import mixed_precision
+from muybridge.engine.evaluate import Evaluation
 from muybridge.engine.features import compute_features
 from muybridge.engine.interrupt import Interrupted, StopRequest
 from muybridge.engine.progress import Progress
@@ -337,3 +339,37 @@ def test_a_video_of_which_one_view_cannot_be_decoded_is_left_out(recipe, videos,
     assert cached.errors == {2: "cut off"}
     (batch,) = VideoBatches(dataset, 4, 0, 2).read([[(0, 5, 1)]])
     torch.testing.assert_close(cached.features["summary"][11], method.frozen(batch.inputs)["summary"][0])
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(recipe, tmp_path):
+    # AdamW hides a wrong factor, as it divides by the gradient's size: so the gradients themselves.
+    video, labels = torch.randn(4, 4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    gradients = []
+    for size in (4, 2):
+        torch.manual_seed(0)
+        method = build_method("probe", backbone(), 3, 4, (32, 32), {})
+        setting = fit_to_backbone(recipe, None)
+        run = _Run(setting, tmp_path / str(size), read_source(recipe.data), method, Progress())
+        for start in range(0, 4, size):
+            part = slice(start, start + size)
+            run._optimise(Batch(video[part], labels[part], torch.arange(4)[part], {}), False, 4 // size)
+        gradients.append([p.grad.clone() for p in method.parameters() if p.requires_grad])
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
+def test_the_best_epoch_is_kept_not_the_last(recipe, tmp_path, monkeypatch):
+    accuracies, seen = [1, 3, 2], []
+
+    def pretend(method, batches, device, progress):
+        seen.append({key: value.clone() for key, value in method.own_state().items()})
+        right = accuracies[len(seen) - 1]
+        scores = torch.eye(3)[torch.tensor([0] * right + [1] * (4 - right))]
+        return Evaluation(scores, torch.zeros(4, dtype=torch.long), torch.arange(4))
+
+    monkeypatch.setattr(train_module, "evaluate", pretend)
+    result = train(recipe, tmp_path / "run", backbone=backbone())
+    assert result.evaluation.top1 == 0.75
+    saved = load_model(tmp_path / "run")[0].own_state()
+    assert all(torch.equal(saved[key], seen[1][key]) for key in saved)
+    assert not all(torch.equal(saved[key], seen[2][key]) for key in saved)

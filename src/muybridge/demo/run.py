@@ -94,6 +94,10 @@ def run_demo(
     started = time.perf_counter()
     budget = budget or Budget()
     console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)  # paths may hold brackets
+
     if out.exists():
         raise BadInput(f"{out} exists already; nothing is written over. Give another --out or remove it.")
     vit, info = load_backbone(None if weights and backbone == DEFAULT_BACKBONE else backbone, weights)
@@ -139,12 +143,9 @@ def run_demo(
         _row("control: EVL, frames shuffled", shuffled, source.labels, None),
     ]
     _write_rows(out / "results.csv", rows)
-    console.print(
+    say(
         "\nprobe: mean of the frames' features, linear. ordered linear: the frames' features side by side, linear.\n"
-        "within twins: is the right class ahead of its twin, the same films played backwards? 50 % is a coin's toss.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        "within twins: is the right class ahead of its twin, the same films played backwards? 50 % is a coin's toss."
     )
     console.print(_table(rows, len(source.val)))
     draw_answers(
@@ -156,20 +157,12 @@ def run_demo(
     )
     unseen = write_film(out / "unseen.mp4", CLASSES[seed % len(CLASSES)], "val", budget.val, seed)
     answers = load(out / "evl").predict(unseen, top=3)
-    console.print(
-        f"\n{unseen}, a film of '{CLASSES[seed % len(CLASSES)]}' that was in neither set:",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"\n{unseen}, a film of '{CLASSES[seed % len(CLASSES)]}' that was in neither set:")
     for answer in answers:
-        console.print(f"  {answer.score:6.1%}  {answer.label}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
+        say(f"  {answer.score:6.1%}  {answer.label}")
+    say(
         f"\nPicture: {out / 'answers.png'}\nRecogniser: {out / 'evl'}. Try: muybridge predict {out / 'evl'} {unseen}\n"
-        f"{time.perf_counter() - started:.0f} seconds.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"{time.perf_counter() - started:.0f} seconds."
     )
     return rows
 
