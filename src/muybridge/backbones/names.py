@@ -279,6 +279,14 @@ FAMILIES: dict[str, Family] = {
         position_offset=0.1,
     ),
     "openclip": _OPENCLIP,
+    # What a video model keeps of CLIP's image tower when it does not use the projection; never recognised before others.
+    "openclip_tower": replace(
+        _OPENCLIP,
+        title="CLIP's image tower without its projection",
+        text=(),
+        aside=(),
+        projection="never",
+    ),
     "openai": replace(
         _OPENCLIP,
         title="an archive of OpenAI's CLIP",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from muybridge.backbones.vit import ViT
-from muybridge.errors import unknown
+from muybridge.errors import BadInput, unknown
 from muybridge.methods.base import Method, build_config
 from muybridge.methods.evl import EVL
 from muybridge.methods.probe import Probe
@@ -28,7 +30,13 @@ def method_class(name: str) -> type[Method]:
 
 
 def build_method(
-    name: str, backbone: ViT, classes: int, frames: int, image_size: tuple[int, int], options: dict[str, Any]
+    name: str,
+    backbone: ViT,
+    classes: int,
+    frames: int,
+    image_size: tuple[int, int],
+    options: dict[str, Any],
+    label_features: Tensor | None = None,
 ) -> Method:
     """A method around `backbone`, with fresh parameters of its own.
 
@@ -39,10 +47,16 @@ def build_method(
         frames: T.
         image_size: (height, width) in pixels.
         options: fields of the method's `Config`.
+        label_features: [K, E] of the class names, for methods that compare videos with them.
 
     Raises:
         UnknownName: no such method or option.
         BadInput: values that do not fit together.
     """
     kind = method_class(name)
-    return kind(backbone, build_config(kind.Config, options, name), classes, frames, image_size)
+    config = build_config(kind.Config, options, name)
+    if kind.takes_labels:
+        return kind(backbone, config, classes, frames, image_size, label_features)  # type: ignore[call-arg]
+    if label_features is not None:
+        raise BadInput(f"{name} has no text head; leave the label features out.")
+    return kind(backbone, config, classes, frames, image_size)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muybridge.backbones.vit import ViT
+from muybridge.backbones.weights import resized
 from muybridge.errors import BadInput, CheckpointError, key_difference, shape_text, unknown
+from muybridge.methods.heads import TextHead
 from muybridge.structures import Output, TrainArgs
 
 Features = dict[str, Tensor]
@@ -29,11 +32,16 @@ class Method(nn.Module):
         Config: frozen dataclass of the method's own options, all with defaults.
         title: the paper, with venue and link.
         freezes_backbone: no backbone parameter is trained.
+        reads: what it uses of the backbone after the blocks: nothing (`tokens`), the norm and pooling (`summary`), or
+            the output projection too (`features`).
+        takes_labels: its constructor has `label_features`, features of the class names to compare videos with.
     """
 
     Config: ClassVar[type]
     title: ClassVar[str] = ""
     freezes_backbone: ClassVar[bool] = True
+    reads: ClassVar[Literal["tokens", "summary", "features"]] = "tokens"
+    takes_labels: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -135,6 +143,56 @@ class Method(nn.Module):
             self.backbone.eval()
         return self
 
+    def relabel(self, features: Tensor) -> None:
+        """Classify by other class names from now on.
+
+        Args:
+            features: [K, E] of the K class names, from the text tower beside the backbone; any length.
+
+        Raises:
+            BadInput: this model has a linear head, or E is not the backbone's.
+        """
+        head = getattr(self, "head", None)
+        if not isinstance(head, TextHead):
+            raise BadInput(
+                f"This {type(self).__name__} has a linear head for its {self.classes} classes; "
+                "other class names need a model with a text head."
+            )
+        head.relabel(features)
+        self.classes = features.shape[0]
+
+    def adapted(self, frames: int, image_size: tuple[int, int]) -> Method:
+        """The same model for another number of frames or another image size; tables are interpolated.
+
+        Args:
+            frames: T.
+            image_size: (height, width) in pixels.
+
+        Raises:
+            BadInput: the method has a tensor that does not fit and cannot be interpolated.
+        """
+        backbone = resized(self.backbone, image_size) if image_size != self.image_size else self.backbone
+        labels = {"label_features": self.head.features} if isinstance(getattr(self, "head", None), TextHead) else {}
+        other = type(self)(backbone, self.config, self.classes, frames, image_size, **labels)
+        state = self.own_state()
+        for name, wanted in other.own_state().items():
+            if state[name].shape != wanted.shape:
+                state[name] = self.interpolate(name, state[name], other)
+        other.load_own(state)
+        return other.train(self.training)
+
+    def interpolate(self, name: str, tensor: Tensor, other: Method) -> Tensor:
+        """The tensor `name` of `own_state` for `other`, which has other frames or another size.
+
+        Raises:
+            BadInput: it cannot be; a method with such tables overrides this.
+        """
+        raise BadInput(
+            f"{type(self).__name__} cannot be taken from {self.frames} to {other.frames} frames and from "
+            f"{self.image_size[0]}x{self.image_size[1]} to {other.image_size[0]}x{other.image_size[1]} px: "
+            f"its '{name}' {shape_text(tensor.shape)} does not fit."
+        )
+
     def own_state(self) -> dict[str, Tensor]:
         """The state dict without the backbone's keys."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
@@ -186,6 +244,20 @@ def unfold_frames(images: Tensor, frames: int) -> Tensor:
     return images.unflatten(0, (-1, frames))
 
 
+def stretch(table: Tensor, dim: int, size: int) -> Tensor:
+    """A table over time for another number of frames: linear between the middles of the old frames.
+
+    Args:
+        table: any shape.
+        dim: the axis of time.
+        size: frames wanted.
+    """
+    moved = table.movedim(dim, -1)
+    flat = moved.reshape(1, -1, moved.shape[-1]).float()
+    stretched = F.interpolate(flat, size=size, mode="linear", align_corners=False)
+    return stretched.reshape(*moved.shape[:-1], size).movedim(-1, dim).to(table.dtype)
+
+
 def build_config(kind: type, options: dict[str, Any], owner: str) -> Any:
     """An instance of the dataclass `kind` from `options`.
 
@@ -202,29 +274,3 @@ def build_config(kind: type, options: dict[str, Any], owner: str) -> Any:
 def count(parameters: Iterable[nn.Parameter], trainable_only: bool = False) -> int:
     """Number of elements, of all or of the trainable parameters."""
     return sum(p.numel() for p in parameters if p.requires_grad or not trainable_only)
-
-
-def rename(
-    state: dict[str, Tensor], table: dict[str, str], layers: int, owner: str, reverse: bool = False
-) -> dict[str, Tensor]:
-    """Rename the keys of a state dict by a table `theirs -> ours`; `{}` stands for a layer's number.
-
-    Args:
-        state: key -> tensor.
-        table: published name -> our name.
-        layers: how many layers `{}` runs over.
-        owner: what to call the model in an error.
-        reverse: rename from ours to theirs.
-
-    Raises:
-        CheckpointError: a key that the table does not list.
-    """
-    pairs = {}
-    for theirs, ours in table.items():
-        for i in range(layers) if "{}" in theirs else (0,):
-            pair = (theirs.replace("{}", str(i)), ours.replace("{}", str(i)))
-            pairs[pair[1] if reverse else pair[0]] = pair[0] if reverse else pair[1]
-    strange = [key for key in state if key not in pairs]
-    if strange:
-        raise CheckpointError(f"{len(strange)} keys are not of {owner} (first: {', '.join(strange[:3])}).")
-    return {pairs[key]: tensor for key, tensor in state.items()}

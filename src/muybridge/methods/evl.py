@@ -29,15 +29,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muybridge.backbones.vit import QuickGELU, ViT
-from muybridge.errors import BadInput, CheckpointError
-from muybridge.methods.base import Features, Method, check_dropout, fold_frames, rename, unfold_frames
+from muybridge.errors import BadInput
+from muybridge.methods.base import Features, Method, check_dropout, fold_frames, stretch, unfold_frames
 from muybridge.methods.heads import LinearHead
 from muybridge.structures import Output
 
@@ -283,50 +282,17 @@ class EVL(Method):
             self.record(f"layers.{i}.out", x)
         return Output(self.head(x))
 
-    @classmethod
-    def from_published(cls, state: dict[str, Tensor], heads: int = 0) -> Published:
-        """The authors' checkpoint (`model` entry) -> what `EVL` is built from.
-
-        Args:
-            state: keys with or without the prefix `module.`; no backbone keys, which the authors read from CLIP's file.
-            heads: of the decoder's attention, which no tensor tells; 0: width / 64, as in all published files.
-
-        Raises:
-            CheckpointError: missing, unknown or misshapen keys, the first of them named.
-        """
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-        layers = len({key.split(".")[2] for key in state if key.startswith("decoder.decoder_layers.")})
-        ours = rename(state, PUBLISHED, layers, "EVL")
-        try:
-            fc1 = ours["layers.0.mlp.fc1.weight"]
-            config = EVLConfig(
-                layers=layers,
-                width=ours["layers.0.attention.q.weight"].shape[0],
-                heads=heads,
-                mlp_factor=fc1.shape[0] / fc1.shape[1],
-                temporal_conv="layers.0.temporal_conv.weight" in ours,
-                temporal_position="layers.0.temporal_position" in ours,
-                temporal_match="layers.0.temporal_match.next" in ours,
-            )
-            classes = ours["head.fc.weight"].shape[0]
-        except KeyError as missing:
-            raise CheckpointError(f"This EVL checkpoint lacks the tensor {missing}.") from None
-        frames = ours["layers.0.temporal_position"].shape[0] if config.temporal_position else None
-        return Published(config, classes, frames, ours)
-
-    def to_published(self) -> dict[str, Tensor]:
-        """The authors' format, with the prefix `module.`, bit for bit what `from_published` read."""
-        theirs = rename(self.own_state(), PUBLISHED, self.config.layers, "EVL", reverse=True)
-        return {f"module.{key}": tensor for key, tensor in theirs.items()}
-
-
-class Published(NamedTuple):
-    """What a published checkpoint tells: options, classes K, frames T (None: not told) and tensors under our names."""
-
-    config: Any
-    classes: int
-    frames: int | None
-    state: dict[str, Tensor]
+    def interpolate(self, name: str, tensor: Tensor, other: Method) -> Tensor:
+        """Frame positions linearly over time, displacement tables as images, bicubically."""
+        if name.endswith("temporal_position"):
+            return stretch(tensor, 0, other.frames)
+        if ".temporal_match." in name:
+            rows, columns = self.backbone.config.grid_of(self.image_size)
+            image = tensor.T.reshape(1, -1, 2 * rows - 1, 2 * columns - 1)
+            rows, columns = other.backbone.config.grid_of(other.image_size)
+            image = F.interpolate(image, size=(2 * rows - 1, 2 * columns - 1), mode="bicubic", align_corners=False)
+            return image.flatten(2)[0].T.contiguous()
+        return super().interpolate(name, tensor, other)
 
 
 def affinity_maps(q: Tensor, k: Tensor, frames: int, prefix: int) -> Tensor:
@@ -356,33 +322,3 @@ def displacement_index(grid: tuple[int, int]) -> Tensor:
     column = torch.arange(columns)[:, None] - torch.arange(columns)[None] + columns - 1
     index = row[:, None, :, None] * (2 * columns - 1) + column[None, :, None, :]  # [rows, columns, rows, columns]
     return index.reshape(rows * columns, rows * columns)
-
-
-# Published name -> ours; `{}` is the decoder layer.
-PUBLISHED = {
-    "decoder.cls_token": "query",
-    **{
-        f"decoder.decoder_layers.{{}}.{theirs}.{kind}": f"layers.{{}}.{ours}.{kind}"
-        for theirs, ours in {
-            "attn.q_proj": "attention.q",
-            "attn.k_proj": "attention.k",
-            "attn.v_proj": "attention.v",
-            "attn.out_proj": "attention.proj",
-            "mlp.fc1": "mlp.fc1",
-            "mlp.fc2": "mlp.fc2",
-            "norm1": "norm_query",
-            "norm2": "norm_mlp",
-            "norm3": "norm_frames",
-        }.items()
-        for kind in ("weight", "bias")
-    },
-    "decoder.temporal_conv.{}.weight": "layers.{}.temporal_conv.weight",
-    "decoder.temporal_conv.{}.bias": "layers.{}.temporal_conv.bias",
-    "decoder.temporal_pos_embed.{}": "layers.{}.temporal_position",
-    "decoder.cross_attention.{}.w1": "layers.{}.temporal_match.previous",
-    "decoder.cross_attention.{}.w2": "layers.{}.temporal_match.next",
-    "proj.0.weight": "head.norm.weight",
-    "proj.0.bias": "head.norm.bias",
-    "proj.2.weight": "head.fc.weight",
-    "proj.2.bias": "head.fc.bias",
-}

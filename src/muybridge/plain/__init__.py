@@ -1,0 +1,22 @@
+"""The methods as their papers write them: slower twins of the fast ones, with the same parameters.
+
+A twin proves a fast path equal (values and gradients), runs a reference case with `--plain`, and is what
+`muybridge info` counts, as the published figures count the published arithmetic.
+"""
+
+from __future__ import annotations
+
+from muybridge.methods.base import Method
+from muybridge.methods.heads import TextHead
+from muybridge.plain.evl import PlainEVL
+
+PLAIN: dict[str, type[Method]] = {"evl": PlainEVL}
+
+
+def plain_twin(name: str, method: Method) -> Method:
+    """A plain twin of `method`, called `name` in `METHODS`: parameters copied, backbone shared, the same mode."""
+    kind = PLAIN[name]
+    labels = {"label_features": method.head.features} if isinstance(getattr(method, "head", None), TextHead) else {}
+    twin = kind(method.backbone, method.config, method.classes, method.frames, method.image_size, **labels)
+    twin.load_own(method.own_state())
+    return twin.train(method.training)
