@@ -9,19 +9,25 @@ from muybridge.methods import METHODS
 SOURCE = Path(muybridge.__file__).parent
 
 # Room -> the rooms that it may import.
+BELOW_METHODS = {"backbones", "structures", "errors"}
+BELOW_LOADING = BELOW_METHODS | {"methods", "recipes", "published", "engine", "video", "recogniser"}
 ALLOWED = {
     "errors": set(),
     "structures": set(),
     "video": {"structures", "errors"},
     "backbones": {"structures", "errors"},
-    "methods": {"backbones", "structures", "errors"},
-    "recipes": {"methods", "backbones", "structures", "errors"},
-    "engine": {"recipes", "methods", "backbones", "video", "structures", "errors"},
-    "recogniser": {"engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
-    "testing": {"recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
-    "demo": {"recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors"},
+    "methods": BELOW_METHODS,
+    "plain": BELOW_METHODS | {"methods"},
+    "recipes": BELOW_METHODS | {"methods"},
+    "published": BELOW_METHODS | {"methods"},
+    "info": BELOW_METHODS | {"methods", "plain", "recipes"},
+    "engine": BELOW_METHODS | {"methods", "recipes", "video"},
+    "recogniser": BELOW_METHODS | {"methods", "recipes", "published", "engine", "video"},
+    "loading": BELOW_LOADING,
+    "testing": BELOW_LOADING | {"loading", "plain"},
+    "demo": BELOW_LOADING | {"loading"},
     "__main__": {"cli"},
-    "cli": {"demo", "recogniser", "engine", "recipes", "methods", "backbones", "video", "structures", "errors", ""},
+    "cli": BELOW_LOADING | {"loading", "plain", "info", "demo", ""},
 }
 
 
@@ -65,7 +71,7 @@ def test_every_room_is_listed():
 
 def test_engine_and_recogniser_know_no_particular_method():
     particular = {kind.__module__.removeprefix("muybridge.") for kind in METHODS.values()}
-    for file in [*(SOURCE / "engine").rglob("*.py"), SOURCE / "recogniser.py"]:
+    for file in [*(SOURCE / "engine").rglob("*.py"), SOURCE / "recogniser.py", SOURCE / "loading.py"]:
         assert not particular & set(imports(file)), file
 
 

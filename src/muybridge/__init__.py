@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from muybridge.backbones.weights import load_backbone
     from muybridge.engine.train import resume, train
     from muybridge.errors import MuybridgeError
+    from muybridge.loading import load
     from muybridge.methods import METHODS, build_method
-    from muybridge.recogniser import Recogniser, load
+    from muybridge.recogniser import Recogniser
     from muybridge.structures import Output, Prediction, Recipe, Sampling, TrainArgs, Transform
 
 _HOMES = {
@@ -32,7 +33,7 @@ _HOMES = {
     "METHODS": "methods",
     "build_method": "methods",
     "Recogniser": "recogniser",
-    "load": "recogniser",
+    "load": "loading",
     "Output": "structures",
     "Prediction": "structures",
     "Recipe": "structures",

@@ -17,8 +17,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-Rule = Literal["segments", "stride"]
-Crop = Literal["random_resized", "random", "center"]
+Rule = Literal["segments", "stride", "tsn", "uniform", "dense", "linspace"]
+Crop = Literal["random_resized", "random", "center", "multiscale"]
+Schedule = Literal["cosine", "constant", "ila", "dist", "zeroi2v"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -63,8 +64,10 @@ class Sampling:
     Attributes:
         frames: T, how many frames one view has.
         rule: `segments`: the video is cut into T equal parts and one frame is taken from each (TSN);
-            `stride`: T frames, `stride` decoded frames apart, from one place of the video.
-        stride: decoded frames between two sampled ones; used by the rule `stride` only.
+            `stride`: T frames, `stride` decoded frames apart, from one place of the video (EVL). Published variants of
+            the first, which differ in single frames: `tsn` (ILA), `uniform` (ZeroI2V), `linspace` (DiST); of the
+            second, in which short videos loop: `dense` (ZeroI2V).
+        stride: decoded frames between two sampled ones; used by the rules `stride` and `dense` only.
         views: temporal views at test time.
         crops: spatial crops at test time: 1 (centre) or 3 (along the long side).
     """
@@ -89,10 +92,23 @@ class Transform:
         interpolation: `bilinear` or `bicubic`.
         antialias: low-pass before shrinking.
         arithmetic: `uint8` rounds after resizing and is quicker; `float` is what the published codes do.
-        crop: the crop in training: `random_resized`, `random` (after resizing as at test time) or `center`.
+        crop: the crop in training: `random_resized`, `random` (after resizing as at test time), `center` or
+            `multiscale` (sides of 1, 0.875, 0.75 or 0.66 of the short side, at most one step apart, in a corner or the
+            centre; not yet to be trained with).
         scale: area of a random resized crop as a share of the frame.
         ratio: aspect (width / height) of a random resized crop.
         flip: probability of a horizontal flip in training. 0 by default: it swaps left and right.
+        swap_labels: pairs of class indices that a flip exchanges, such as 86,87 in Something-Something (not yet to be
+            trained with).
+        randaugment: random operations on the whole video: `rand-m7-n4-mstd0.5-inc1` (timm's notation) or
+            `pytorchvideo-n4-m7` (4 operations of magnitude 7); empty: none (not yet to be trained with).
+        color_jitter: largest changes of brightness, contrast, saturation and hue (not yet to be trained with).
+        color_jitter_probability: how often colours are changed, if `color_jitter` is not zero.
+        color_jitter_per_frame: other colours for every frame, as ILA has it; else the same for the whole video.
+        grayscale: probability that the video loses its colours (not yet to be trained with).
+        erasing: probability that a rectangle of 2 to 33 % of the area, the same in all frames, is erased (not yet to be
+            trained with).
+        erasing_fill: with what: `zero` after normalisation, `grey` (128 of 255), or `noise`, new in every frame.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -106,6 +122,14 @@ class Transform:
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: float = 0.0
+    swap_labels: tuple[tuple[int, int], ...] = ()
+    randaugment: str = ""
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    color_jitter_probability: float = 1.0
+    color_jitter_per_frame: bool = False
+    grayscale: float = 0.0
+    erasing: float = 0.0
+    erasing_fill: Literal["zero", "grey", "noise"] = "zero"
 
 
 @dataclass(frozen=True)
@@ -121,10 +145,16 @@ class TrainArgs:
         decay_all: decay biases, norms and single vectors too (EVL as published); else only matrices.
         betas: of AdamW.
         warmup: epochs (may be a fraction) over which the rate rises linearly.
-        schedule: `cosine` to `min_lr` or `constant` after the warm-up, stepped per optimiser step.
+        warmup_start: where the warm-up begins, as a share of the peak; read by the schedules `dist` and `zeroi2v` only.
+        schedule: `cosine` to `min_lr` or `constant` after the warm-up, stepped per optimiser step; `ila`, `dist` and
+            `zeroi2v` are cosines with these papers' warm-ups, to the step.
         min_lr: where the cosine ends.
         clip_grad: largest norm of all gradients; 0: no clipping.
         label_smoothing: of the cross entropy.
+        mixup: alpha of mixup, two videos blended; 0: off (not yet to be trained with).
+        cutmix: alpha of cutmix, a box of another video, the same in all frames; 0: off (not yet to be trained with).
+        mix_probability: share of batches that are mixed, if `mixup` or `cutmix` is on.
+        cutmix_share: share of the mixed batches that are cut, where both are on.
         precision: `auto`: fp32 on CPU, bf16 on CUDA that has it, else fp16 with a loss scaler.
         fixed_views: 0: fresh random draws every epoch; K: K fixed draws per video, epoch e uses draw e modulo K.
         cache: `memory`: compute what depends on frozen weights once and train on it (needs `fixed_views` >= 1).
@@ -143,10 +173,15 @@ class TrainArgs:
     decay_all: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: float = 1.0
-    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_start: float = 0.0
+    schedule: Schedule = "cosine"
     min_lr: float = 0.0
     clip_grad: float = 0.0
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    cutmix_share: float = 0.5
     precision: Precision = "auto"
     fixed_views: int = 0
     cache: Literal["none", "memory"] = "none"
@@ -197,6 +232,7 @@ class ModelSpec:
         labels: class names by index.
         sampling: which frames.
         transform: how frames become the model's input.
+        text_config: every field of the text tower's `TextConfig`, where the tower is saved with the model; else empty.
     """
 
     method: str
@@ -207,3 +243,4 @@ class ModelSpec:
     labels: tuple[str, ...]
     sampling: Sampling
     transform: Transform
+    text_config: dict[str, Any] = field(default_factory=dict)

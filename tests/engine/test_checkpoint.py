@@ -27,7 +27,7 @@ def make(name="evl", family="dinov2_reg4"):
 def test_saved_and_loaded_is_the_same(tmp_path, name, family):
     method, spec = make(name, family)
     save_model(tmp_path / MODEL, method, spec)
-    loaded, told = load_model(tmp_path)
+    loaded, told, _ = load_model(tmp_path)
     assert told == spec
     assert not loaded.training
     video = torch.randn(1, 4, 3, 32, 32)
@@ -45,7 +45,7 @@ def test_slim_leaves_the_backbone_out_and_checks_it_when_loading(tmp_path, monke
     save_model(tmp_path / MODEL, method, spec, slim=True)
     assert not any(key.startswith("backbone.") for key in load_file(tmp_path / MODEL))
     monkeypatch.setattr(checkpoint, "load_backbone", lambda name, weights: (method.backbone, None))
-    loaded, _ = load_model(tmp_path)
+    loaded = load_model(tmp_path).method
     video = torch.randn(1, 4, 3, 32, 32)
     assert torch.equal(loaded(video).logits, method(video).logits)
     other = random_backbone(tiny_backbones()["dinov2_reg4"], seed=9)

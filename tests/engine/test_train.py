@@ -126,7 +126,7 @@ def test_slim_runs_leave_the_backbone_out(recipe, tmp_path):
     whole = train(with_train(recipe, epochs=1), tmp_path / "whole", backbone=backbone())
     assert torch.equal(result.evaluation.scores, whole.evaluation.scores)
     assert (tmp_path / "slim" / MODEL).stat().st_size < 0.8 * (tmp_path / "whole" / MODEL).stat().st_size
-    loaded, _ = load_model(tmp_path / "slim", backbone=backbone())
+    loaded = load_model(tmp_path / "slim", backbone=backbone()).method
     assert torch.equal(loaded.query, result.method.query)
 
 
@@ -264,7 +264,7 @@ def test_it_learns(recipe, videos, tmp_path):
     recipe = replace(recipe, transform=replace(recipe.transform, flip=0.0, crop="center"))
     result = train(recipe, tmp_path / "run", backbone=backbone())
     assert result.evaluation.top1 >= 7 / 9
-    loaded, spec = load_model(tmp_path / "run")
+    loaded, spec, _ = load_model(tmp_path / "run")
     assert spec.labels == read_source(videos).labels
     assert loaded.config == result.method.config
 
@@ -293,7 +293,7 @@ def test_pixels_are_normalised_as_the_backbone_wants(recipe, tmp_path, name, mea
     recipe = replace(with_train(recipe, epochs=1), backbone=name)
     assert recipe.transform.mean is None
     train(recipe, tmp_path / "run", backbone=backbone())
-    _, spec = load_model(tmp_path / "run")
+    spec = load_model(tmp_path / "run").spec
     assert spec.transform.mean == mean
     assert read_recipe(tmp_path / "run/recipe.json").transform.mean == mean
 
@@ -370,6 +370,6 @@ def test_the_best_epoch_is_kept_not_the_last(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "evaluate", pretend)
     result = train(recipe, tmp_path / "run", backbone=backbone())
     assert result.evaluation.top1 == 0.75
-    saved = load_model(tmp_path / "run")[0].own_state()
+    saved = load_model(tmp_path / "run").method.own_state()
     assert all(torch.equal(saved[key], seen[1][key]) for key in saved)
     assert not all(torch.equal(saved[key], seen[2][key]) for key in saved)

@@ -15,7 +15,14 @@ FRAMES, SIZE, CLASSES = 4, (32, 32), 5
 # fp32, outputs of order 1 that pass a few dozen sums of some hundred terms each.
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}
 BACKBONES = tiny_backbones()
-OPTIONS = {"evl": {"layers": 2, "heads": 3}, "probe": {}}
+OPTIONS = {
+    "dist": {"width": 48, "temporal_width": 12, "pooling_layers": 2},
+    "evl": {"layers": 2, "heads": 3},
+    "ila": {},
+    "probe": {},
+    "st_adapter": {"before_mlp": True, "kernel": (3, 3, 1)},
+    "zeroi2v": {"shifts": "-1:16,+1:20,-2:5"},
+}
 
 
 def make(name, family):

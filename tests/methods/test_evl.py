@@ -9,13 +9,14 @@ from muybridge.backbones.vit import ViT, ViTConfig
 from muybridge.errors import BadInput, CheckpointError, UnknownName
 from muybridge.methods import build_method
 from muybridge.methods.evl import (
-    EVL,
     QueryAttention,
     TemporalConv,
     TemporalMatch,
     affinity_maps,
     displacement_index,
 )
+from muybridge.published.assemble import Model, assemble, read_published, to_published
+from muybridge.testing.tiny import random_backbone
 
 # fp64: any difference but rounding shows.
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
@@ -152,14 +153,55 @@ def test_unknown_option_names_the_closest():
         build_method("evl", ViT(CONFIG), 3, 4, (32, 32), {"layer": 2})
 
 
-def test_published_keys_are_all_listed_or_refused():
+def published_state():
     evl = build_method("evl", ViT(CONFIG), 3, 4, (32, 32), {"layers": 2, "heads": 3})
-    published = evl.to_published()
+    return evl, to_published(Model("evl", evl))
+
+
+def test_published_format_with_and_without_prefix():
+    evl, published = published_state()
     assert all(key.startswith("module.") for key in published)
     bare = {key.removeprefix("module."): value for key, value in published.items()}
-    assert EVL.from_published(bare, heads=3).config == evl.config.__class__(layers=2, width=48, heads=3)
+    for state in (published, bare):
+        read = read_published(state, {"heads": 3})
+        assert read.config == type(evl.config)(layers=2, width=48, heads=3)
+        back = to_published(assemble(read, backbone=ViT(CONFIG)))
+        assert set(back) == set(state)
+        assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+def test_published_keys_are_all_listed_or_refused():
+    _, published = published_state()
     with pytest.raises(CheckpointError, match="stranger"):
-        EVL.from_published({**published, "module.stranger": torch.zeros(1)})
+        read_published({**published, "module.stranger": torch.zeros(1)}, {"heads": 3})
+    wrong = {**published, "module.proj.0.bias": torch.zeros(7)}
+    with pytest.raises(CheckpointError, match=r"head.norm.bias is \[7\], expected \[48\]"):
+        assemble(read_published(wrong, {"heads": 3}), backbone=ViT(CONFIG))
     del published["module.decoder.decoder_layers.0.mlp.fc1.weight"]
     with pytest.raises(CheckpointError, match="mlp.fc1.weight"):
-        EVL.from_published(published)
+        read_published(published, {"heads": 3})
+
+
+def test_what_the_tensors_do_not_tell_is_asked_for_and_contradictions_are_told():
+    _, published = published_state()
+    with pytest.raises(BadInput, match="do not tell heads"):
+        read_published(published)
+    with pytest.raises(CheckpointError, match="num_frames is given as 8, but the tensors say 4"):
+        read_published(published, {"heads": 3, "num_frames": 8})
+    with pytest.raises(UnknownName, match="heds"):
+        read_published(published, {"heads": 3, "heds": 3})
+
+
+def test_other_frames_and_sizes_are_interpolated():
+    torch.manual_seed(0)
+    evl = build_method("evl", random_backbone(CONFIG), 3, 4, (32, 32), {"layers": 2, "heads": 3}).eval()
+    for parameter in evl.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    other = evl.adapted(6, (48, 40))
+    assert other(torch.randn(1, 6, 3, 48, 40)).logits.shape == (1, 3)
+    table, wider = evl.layers[0].temporal_match.next, other.layers[0].temporal_match.next
+    assert wider.shape == (11 * 9, 48)
+    torch.testing.assert_close(wider.reshape(11, 9, -1)[5, 4], table.reshape(7, 7, -1)[3, 3], atol=1e-6, rtol=0)
+    video = torch.ones(1, 4, 3, 32, 32)
+    assert torch.equal(evl.adapted(4, (32, 32))(video).logits, evl(video).logits)

@@ -324,11 +324,17 @@ class ViT(nn.Module):
             image = F.interpolate(image, size=grid, mode="bicubic", antialias=self.config.position_antialias)
         return image.permute(0, 2, 3, 1).reshape(1, grid[0] * grid[1], -1).to(table.dtype)
 
-    def summary(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block -> one normed vector per image: [N, L, D] -> [N, D]."""
+    def summary(self, tokens: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """Tokens after the last block -> one normed vector per image: [N, L, D] -> [N, D].
+
+        Args:
+            tokens: [N, L, D].
+            norm: in place of the backbone's own last norm, for methods that train one.
+        """
+        norm = self.norm if norm is None else norm
         if self.config.pool == "token":
-            return self.norm(tokens[:, 0])
-        tokens = self.norm(tokens)
+            return norm(tokens[:, 0])
+        tokens = norm(tokens)
         if self.attn_pool is not None:
             return self.attn_pool(tokens)
         return tokens[:, self.config.prefix :].mean(dim=1)

@@ -30,9 +30,9 @@ from muybridge.engine.features import compute_features, megabytes
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import TrainResult, train
 from muybridge.errors import BadInput
+from muybridge.loading import load
 from muybridge.methods import build_method
 from muybridge.recipes import fit_to_backbone
-from muybridge.recogniser import load
 from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
 from muybridge.video.dataset import Source, VideoDataset, read_source
 

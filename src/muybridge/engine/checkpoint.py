@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from muybridge.backbones.text import TextConfig, TextTower
 from muybridge.backbones.vit import ViT, ViTConfig
 from muybridge.backbones.weights import backbone_sha256, load_backbone
 from muybridge.errors import CheckpointError, MissingFile, key_difference
@@ -59,7 +61,7 @@ def model_spec(
     )
 
 
-def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False) -> None:
+def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False, text: TextTower | None = None) -> None:
     """Write a model.
 
     Args:
@@ -67,28 +69,46 @@ def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False) 
         method: whose tensors are written.
         spec: what it is.
         slim: leave a frozen backbone out; loading then fetches it and verifies its SHA-256.
+        text: a text tower to keep beside it, so that other class names can be given without a download.
     """
     tensors = {f"method.{key}": value for key, value in method.own_state().items()}
     if not (slim and method.freezes_backbone):
         tensors |= {f"backbone.{key}": value for key, value in method.backbone.state_dict().items()}
+    if text is not None:
+        tensors |= {f"text.{key}": value for key, value in text.state_dict().items()}
+    spec = replace(spec, text_config=to_dict(text.config) if text is not None else {})
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     # One entry only: safetensors writes several in an order that changes from process to process.
     metadata = {FORMAT: json.dumps(to_dict(spec), ensure_ascii=False)}
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
-def load_model(
-    path: str | Path, weights: str | Path | None = None, backbone: ViT | None = None
-) -> tuple[Method, ModelSpec]:
+class Loaded(NamedTuple):
+    """A model from its file: the method in evaluation mode, on the CPU, what it is, and its text tower if kept."""
+
+    method: Method
+    spec: ModelSpec
+    text: TextTower | None
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether this is a file (or folder with a file) that `save_model` wrote, by its metadata."""
+    path = Path(path)
+    file = path / MODEL if path.is_dir() else path
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return FORMAT in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def load_model(path: str | Path, weights: str | Path | None = None, backbone: ViT | None = None) -> Loaded:
     """Build and fill the model of a run folder or of its `model.safetensors`.
 
     Args:
         path: the folder or the file.
         weights: file of the backbone's weights, for a model saved without them.
         backbone: the backbone itself, for the same case.
-
-    Returns:
-        The method in evaluation mode, on the CPU, and what it is.
 
     Raises:
         MissingFile: there is no such file.
@@ -114,7 +134,8 @@ def load_model(
     spec = from_dict(ModelSpec, json.loads(metadata[FORMAT]))
     own = {key.removeprefix("method."): value for key, value in tensors.items() if key.startswith("method.")}
     image = {key.removeprefix("backbone."): value for key, value in tensors.items() if key.startswith("backbone.")}
-    strange = [key for key in tensors if not key.startswith(("method.", "backbone."))]
+    words = {key.removeprefix("text."): value for key, value in tensors.items() if key.startswith("text.")}
+    strange = [key for key in tensors if not key.startswith(("method.", "backbone.", "text."))]
     if strange:
         raise CheckpointError(f"{file} has {len(strange)} unknown keys (first: {', '.join(strange[:3])}).")
     if image:
@@ -131,7 +152,12 @@ def load_model(
         spec.method, backbone, len(spec.labels), spec.sampling.frames, spec.transform.size, spec.options
     )
     method.load_own(own)
-    return method.eval(), spec
+    text = None
+    if words or spec.text_config:
+        text = TextTower(from_dict(TextConfig, spec.text_config))
+        load_strictly(text, words, f"{file}, text tower")
+        text.eval()
+    return Loaded(method.eval(), spec, text)
 
 
 def load_strictly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], what: str) -> None:

@@ -15,8 +15,9 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from muybridge.backbones.vit import ViT
-from muybridge.backbones.weights import backbone_sha256, load_backbone
+from muybridge.backbones.weights import BACKBONES, backbone_sha256, load_backbone
 from muybridge.engine.batches import Batch, Batches, VideoBatches
 from muybridge.engine.checkpoint import (
     MODEL,
@@ -42,6 +43,7 @@ from muybridge.engine.device import mixed_precision, pick_device
 from muybridge.engine.evaluate import Evaluation, evaluate, write_evaluation
 from muybridge.engine.features import compute_features, megabytes
 from muybridge.engine.interrupt import Interrupted, StopRequest, stop_on_signal
+from muybridge.engine.labels import label_features
 from muybridge.engine.loss import total_loss
 from muybridge.engine.optim import make_optimizer, make_schedule
 from muybridge.engine.progress import Progress
@@ -49,6 +51,7 @@ from muybridge.errors import BadInput, CheckpointError, MissingFile
 from muybridge.methods import build_method
 from muybridge.methods.base import Features, Method, count
 from muybridge.recipes import check, fit_to_backbone, read_recipe, write_recipe
+from muybridge.recipes.fields import to_dict
 from muybridge.recipes.files import validate
 from muybridge.structures import Output, Recipe
 from muybridge.video.dataset import Source, VideoDataset, read_source, read_split, write_split
@@ -112,6 +115,7 @@ def train(
     backbone: ViT | None = None,
     progress: Progress | None = None,
     batches: tuple[Batches, Batches] | None = None,
+    texts: Sequence[str] | None = None,
 ) -> TrainResult:
     """Train a recogniser.
 
@@ -122,6 +126,7 @@ def train(
         backbone: the image transformer, instead of loading one.
         progress: told of every step.
         batches: of training and validation, instead of reading files: features that several trainings share.
+        texts: what to call the classes for a method with a text head, in their order; None: their names.
 
     Raises:
         BadInput: a setting, data set or folder that cannot be used; too many videos that cannot be decoded.
@@ -138,13 +143,17 @@ def train(
     info = None
     if backbone is None:
         backbone, info = load_backbone(recipe.backbone, recipe.weights or None)
-    recipe = fit_to_backbone(recipe, info)
+    recipe, progress = fit_to_backbone(recipe, info), progress or Progress()
+    texts = source.labels if texts is None else texts
+    if len(texts) != len(source.labels):
+        raise BadInput(f"{len(texts)} labels are given for {len(source.labels)} classes: {', '.join(source.labels)}.")
+    features = label_features(recipe, texts, info or BACKBONES.get(recipe.backbone), progress)
     with _own_generators():
         torch.manual_seed(recipe.train.seed)
-        method = build_method(
-            recipe.method, backbone, len(source.labels), recipe.sampling.frames, recipe.transform.size, recipe.options
-        )
-        return _Run(recipe, out, source, method, progress or Progress(), batches).go()
+        classes, frames, size = len(source.labels), recipe.sampling.frames, recipe.transform.size
+        method = build_method(recipe.method, backbone, classes, frames, size, recipe.options, features)
+        recipe = replace(recipe, options=to_dict(method.config))  # what was `auto` is settled for a resumed run
+        return _Run(recipe, out, source, method, progress, batches).go()
 
 
 def resume(
@@ -254,7 +263,8 @@ class _Run:
                 self._save(epoch, batch, meter)
                 if stop.asked and epoch < self.args.epochs:
                     raise self._interrupted(epoch, batch)
-        method, _ = load_model(self.out, backbone=copy.deepcopy(self.method.backbone).cpu() if self.args.slim else None)
+        backbone = copy.deepcopy(self.method.backbone).cpu() if self.args.slim else None
+        method = load_model(self.out, backbone=backbone).method
         evaluation = self.best_evaluation
         if evaluation is None:  # the best epoch was before an interruption
             evaluation = evaluate(method.to(self.device).merged(), validation, self.device, self.progress)

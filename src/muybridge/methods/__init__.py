@@ -8,13 +8,23 @@ from torch import Tensor
 
 from muybridge.backbones.vit import ViT
 from muybridge.errors import BadInput, unknown
+from muybridge.methods.aim import AIM
 from muybridge.methods.base import Method, build_config
+from muybridge.methods.dist import DiST
 from muybridge.methods.evl import EVL
+from muybridge.methods.ila import ILA
 from muybridge.methods.probe import Probe
+from muybridge.methods.st_adapter import STAdapter
+from muybridge.methods.zeroi2v import ZeroI2V
 
 METHODS: dict[str, type[Method]] = {
+    "aim": AIM,
+    "dist": DiST,
     "evl": EVL,
+    "ila": ILA,
     "probe": Probe,
+    "st_adapter": STAdapter,
+    "zeroi2v": ZeroI2V,
 }
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from muybridge.methods.base import Method
 from muybridge.methods.heads import TextHead
+from muybridge.plain.dist import PlainDiST
 from muybridge.plain.evl import PlainEVL
+from muybridge.plain.ila import PlainILA
+from muybridge.plain.zeroi2v import PlainZeroI2V
 
-PLAIN: dict[str, type[Method]] = {"evl": PlainEVL}
+PLAIN: dict[str, type[Method]] = {"dist": PlainDiST, "evl": PlainEVL, "ila": PlainILA, "zeroi2v": PlainZeroI2V}
 
 
 def plain_twin(name: str, method: Method) -> Method:

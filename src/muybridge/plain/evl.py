@@ -52,7 +52,9 @@ class PlainEVL(EVL):
             if layer.temporal_position is not None:
                 y = y + layer.temporal_position[:, None]
             if layer.temporal_match is not None:
-                match = temporal_match(layer.temporal_match, features["q"][:, i], features["k"][:, i], self.displacement)
+                match = temporal_match(
+                    layer.temporal_match, features["q"][:, i], features["k"][:, i], self.displacement
+                )
                 match = F.pad(match, (0, 0, f.shape[2] - match.shape[2], 0))  # nothing for the prefix tokens
                 self.record(f"layers.{i}.temporal_match", match)
                 y = y + match

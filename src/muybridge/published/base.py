@@ -69,13 +69,14 @@ class Told:
     def __contains__(self, name: str) -> bool:
         return name in self._config
 
-    def value(self, *names: str, found: Any = None, default: Any = REQUIRED, hint: str = "") -> Any:
+    def value(self, *names: str, found: Any = None, default: Any = REQUIRED, auto: Any = None, hint: str = "") -> Any:
         """The value given under one of these names (ours first, then the authors').
 
         Args:
             names: alternatives.
             found: what the tensors say, if they do; the value must equal it.
             default: where neither says; without it that is an error.
+            auto: a value that means: as the tensors say.
             hint: added to that error, such as the choices.
 
         Raises:
@@ -85,7 +86,7 @@ class Told:
         self._asked += names
         given = [(name, self._config[name]) for name in names if self._config.get(name) is not None]
         for name, value in given:
-            if found is not None and _plain(value) != _plain(found):
+            if found is not None and _plain(value) not in (_plain(found), auto):
                 raise CheckpointError(f"{self._where}{name} is given as {value}, but the tensors say {_plain(found)}.")
         if found is not None:
             return found

@@ -13,10 +13,11 @@ from torch import Tensor
 from muybridge.errors import CheckpointError
 from muybridge.methods.base import Method
 from muybridge.methods.evl import EVLConfig
-from muybridge.published.base import REQUIRED, Published, Told, expand, layer_count, rename
+from muybridge.published.base import Published, Told, expand, layer_count, rename
 
 TITLE = "EVL's"
 PREFIX = "module."
+CLIP_INSIDE = False  # the authors read CLIP from its own file
 
 
 def matches(keys: Collection[str]) -> bool:
@@ -46,12 +47,13 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         classes = ours["head.fc.weight"].shape[0]
     except KeyError as missing:
         raise CheckpointError(f"This file of EVL's lacks the tensor {missing}.") from None
-    decoder, backbone = told.group("decoder"), told.group("backbone")
+    decoder = told.group("decoder") if "decoder" in told else told
+    backbone = told.group("backbone")
     position = ours.get("layers.0.temporal_position")
     config = EVLConfig(
         layers=decoder.value("layers", "num_layers", found=layers),
-        width=decoder.value("width", "qkv_dim", found=inner),
-        heads=decoder.value("heads", "num_heads", default=inner // 64 if inner % 64 == 0 else REQUIRED),
+        width=decoder.value("width", "qkv_dim", found=inner, auto=0),
+        heads=decoder.value("heads", "num_heads", hint="Published files have width / 64."),
         mlp_factor=decoder.value("mlp_factor", found=hidden / width),
         temporal_conv=decoder.value("temporal_conv", found="layers.0.temporal_conv.weight" in ours),
         temporal_position=decoder.value("temporal_position", "temporal_pos_embed", found=position is not None),

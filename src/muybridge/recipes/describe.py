@@ -25,10 +25,15 @@ def field_table() -> Table:
         meaning = attributes(kind)
         for field in fields(kind):
             default: Any = "" if field.default is MISSING else field.default
-            if isinstance(default, tuple):
-                default = ",".join(f"{part:.4g}" for part in default)
-            table.add_row(f"--{name}.{field.name}", str(default), meaning.get(field.name, ""))
+            table.add_row(f"--{name}.{field.name}", default_text(default), meaning.get(field.name, ""))
     return table
+
+
+def default_text(default: Any) -> str:
+    """A default as it would be typed: tuples with commas, numbers in at most 4 digits."""
+    if isinstance(default, tuple):
+        return ",".join(default_text(part) for part in default)
+    return f"{default:.4g}" if isinstance(default, float) else str(default)
 
 
 def attributes(kind: type) -> dict[str, str]:

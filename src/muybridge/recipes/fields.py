@@ -64,6 +64,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
         if not isinstance(value, Mapping):
             raise BadInput(
                 f"{where} is {value!r}; expected its fields by name, such as {where}.{fields(hint)[0].name}."

@@ -1,14 +1,13 @@
 """Which frames and which crops of a video are looked at: integer arithmetic, no tensors, no global state.
 
-Two rules choose the frames. `segments` cuts the video into T equal parts and takes one frame of each (Temporal Segment
-Networks, ECCV 2016). `stride` takes T frames, a fixed number of decoded frames apart, from one place; its arithmetic,
-and that of the crops, is that of the published EVL (ECCV 2022). Where a video has too few frames some are repeated, in
-order.
+Two rules of ours choose the frames. `segments` cuts the video into T equal parts and takes one frame of each (Temporal
+Segment Networks, ECCV 2016). `stride` takes T frames, a fixed number of decoded frames apart, from one place; its
+arithmetic, and that of the crops, is that of the published EVL (ECCV 2022). Where a video has too few frames some are
+repeated, in order. The rules of the other published codes are in `published_sampling`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -16,17 +15,9 @@ import numpy as np
 
 from muybridge.errors import BadInput, unknown
 from muybridge.structures import Sampling
-
-
-def generator(seed: int, *place: int) -> np.random.Generator:
-    """A random generator that depends on its arguments only: not on workers, processes, or what was drawn before.
-
-    Args:
-        seed: of the run.
-        place: what the draws are for: (epoch, index, view) for a sample, (epoch,) for an order.
-    """
-    digest = hashlib.sha256(",".join(str(int(number)) for number in (seed, *place)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest, "big"))
+from muybridge.video import published_sampling as published
+from muybridge.video.draws import at_least_one
+from muybridge.video.draws import generator as generator
 
 
 def segments_train(count: int, frames: int, rng: np.random.Generator) -> list[int]:
@@ -43,7 +34,7 @@ def segments_train(count: int, frames: int, rng: np.random.Generator) -> list[in
     Raises:
         BadInput: `count` or `frames` is below 1.
     """
-    _at_least_one(count=count, frames=frames)
+    at_least_one(count=count, frames=frames)
     edges = [part * count // frames for part in range(frames + 1)]
     return [int(rng.integers(low, max(high, low + 1))) for low, high in pairwise(edges)]
 
@@ -62,7 +53,7 @@ def segments_test(count: int, frames: int, views: int) -> list[list[int]]:
     Raises:
         BadInput: `count`, `frames` or `views` is below 1.
     """
-    _at_least_one(count=count, frames=frames, views=views)
+    at_least_one(count=count, frames=frames, views=views)
     # View v looks at the share (2 v + 1) / 2 V of every part.
     return [
         [count * (2 * views * part + 2 * view + 1) // (2 * views * frames) for part in range(frames)]
@@ -85,7 +76,7 @@ def stride_train(count: int, frames: int, stride: int, rng: np.random.Generator)
     Raises:
         BadInput: `count`, `frames` or `stride` is below 1.
     """
-    _at_least_one(count=count, frames=frames, stride=stride)
+    at_least_one(count=count, frames=frames, stride=stride)
     span = stride * (frames - 1) + 1
     if count > span:
         start = int(rng.integers(count - span + 1))
@@ -110,7 +101,7 @@ def stride_test(count: int, frames: int, stride: int, views: int) -> list[list[i
     Raises:
         BadInput: `count`, `frames`, `stride` or `views` is below 1.
     """
-    _at_least_one(count=count, frames=frames, stride=stride, views=views)
+    at_least_one(count=count, frames=frames, stride=stride, views=views)
     slide = max(count - (stride * (frames - 1) + 1), 0)
     if views == 1:
         starts = [slide // 2]
@@ -123,16 +114,24 @@ def stride_test(count: int, frames: int, stride: int, views: int) -> list[list[i
 TRAIN_RULES: dict[str, Callable[[int, Sampling, np.random.Generator], list[int]]] = {
     "segments": lambda count, sampling, rng: segments_train(count, sampling.frames, rng),
     "stride": lambda count, sampling, rng: stride_train(count, sampling.frames, sampling.stride, rng),
+    "tsn": lambda count, sampling, rng: published.spread_train(count, sampling.frames, rng),
+    "uniform": lambda count, sampling, rng: published.spread_train(count, sampling.frames, rng),
+    "dense": lambda count, sampling, rng: published.dense_train(count, sampling.frames, sampling.stride, rng),
+    "linspace": lambda count, sampling, rng: published.linspace_train(count, sampling.frames, rng),
 }
 
 TEST_RULES: dict[str, Callable[[int, Sampling], list[list[int]]]] = {
     "segments": lambda count, sampling: segments_test(count, sampling.frames, sampling.views),
     "stride": lambda count, sampling: stride_test(count, sampling.frames, sampling.stride, sampling.views),
+    "tsn": lambda count, sampling: published.tsn_test(count, sampling.frames, sampling.views),
+    "uniform": lambda count, sampling: published.uniform_test(count, sampling.frames, sampling.views),
+    "dense": lambda count, sampling: published.dense_test(count, sampling.frames, sampling.stride, sampling.views),
+    "linspace": lambda count, sampling: published.linspace_test(count, sampling.frames, sampling.views),
 }
 
 
 def train_indices(count: int, sampling: Sampling, rng: np.random.Generator) -> list[int]:
-    """One view for training by the rule of `sampling`: T indices, ascending.
+    """One view for training by the rule of `sampling`: T indices, ascending unless `dense` loops.
 
     Args:
         count: how many frames the video has.
@@ -149,7 +148,9 @@ def train_indices(count: int, sampling: Sampling, rng: np.random.Generator) -> l
 
 
 def test_indices(count: int, sampling: Sampling) -> list[list[int]]:
-    """The temporal views at test time by the rule of `sampling`: [V][T] indices, each view ascending.
+    """The temporal views at test time by the rule of `sampling`: [V][T] indices.
+
+    Each view is ascending, unless `dense` or several views of `tsn` loop through a short video.
 
     Args:
         count: how many frames the video has.
@@ -189,9 +190,3 @@ def crop_offsets(height: int, width: int, size: tuple[int, int], crops: int) -> 
     if down > across:
         return [(top, across // 2) for top in (0, down // 2, down)]
     return [(down // 2, left) for left in (0, across // 2, across)]
-
-
-def _at_least_one(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise BadInput(f"{name} is {number}; expected 1 or more.")

@@ -1,0 +1,159 @@
+"""The command itself: parsing, nested fields, exit codes, and what several commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from muybridge import __version__
+from muybridge.errors import BadInput, MuybridgeError
+
+if TYPE_CHECKING:
+    from muybridge.recogniser import Recogniser
+
+app = App(
+    name="muybridge",
+    help="Image transformers become video recognisers. Start with: muybridge demo",
+    help_epilogue="--debug, after any command, shows the traceback of an error.",
+    version=__version__,
+    help_format="plaintext",
+    result_action="return_value",
+)
+
+Fields = Annotated[dict[str, str] | None, Parameter(parse=False)]
+WRONG, STOPPED = 2, 130
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded.
+
+    Attributes:
+        weights: file of the image transformer (or text tower), for a model saved without it.
+        recipe: a published recipe's name or a recipe file that says what a published checkpoint does not tell; by
+            default it is found by the file's SHA-256 or name.
+        labels: class names, separated by commas, or a file with one a line. A model with a text head recognises these.
+        frames: read another number of frames than the model was made for; needs --interpolate.
+        size: read squares of another size in pixels; needs --interpolate.
+        interpolate: allow tables over time and space to be interpolated.
+    """
+
+    weights: Path | None = None
+    recipe: str | None = None
+    labels: str | None = None
+    frames: int | None = None
+    size: int | None = None
+    interpolate: bool = False
+
+    def load(self, source: Path) -> Recogniser:
+        """The recogniser at `source`; what is to be known about it is told on stderr."""
+        from muybridge.loading import load
+
+        recogniser = load(
+            source,
+            weights=self.weights,
+            recipe=self.recipe,
+            labels=parse_labels(self.labels),
+            frames=self.frames,
+            image_size=(self.size, self.size) if self.size else None,
+            interpolate=self.interpolate,
+        )
+        for sentence in recogniser.notes:
+            complain(sentence)
+        return recogniser
+
+
+def parse_labels(text: str | None) -> tuple[str, ...] | None:
+    """Class names from the command line: a file with one a line, or names separated by commas."""
+    if text is None:
+        return None
+    if Path(text).is_file():
+        from muybridge.video.labels import read_labels
+
+        return read_labels(text)
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def split_fields(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take nested fields, `--train.lr 3e-4` or `--train.lr=3e-4`, out of the arguments.
+
+    Returns:
+        The other arguments, and field -> text.
+
+    Raises:
+        BadInput: a field without a value, or given twice.
+    """
+    rest: list[str] = []
+    fields: dict[str, str] = {}
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, value = word.partition("=")
+        if not (name.startswith("--") and "." in name and "/" not in name):
+            rest.append(word)
+            continue
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                raise BadInput(f"{name} needs a value, such as {name} 1.")
+            value = waiting.pop(0)
+        field = name[2:].replace("-", "_")
+        if field in fields:
+            raise BadInput(f"{name} is given twice.")
+        fields[field] = value
+    return rest, fields
+
+
+def complain(sentence: str) -> None:
+    """One sentence on stderr."""
+    Console(stderr=True).print(f"muybridge: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_fields() -> None:
+    from muybridge.recipes.describe import field_table
+
+    Console().print(field_table())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code. A user's mistake is one sentence on stderr and code 2."""
+    words = [word for word in arguments if word != "--debug"]
+    debug = len(words) != len(arguments)
+    try:
+        words, fields = split_fields(words)
+        command, bound, ignored = app.parse_args(words)
+        if "fields" in ignored:
+            result = command(*bound.args, **{**bound.kwargs, "fields": fields})
+        elif fields:
+            raise BadInput(f"--{next(iter(fields))} can be given to `muybridge train` only.")
+        else:
+            result = command(*bound.args, **bound.kwargs)
+        if words[:1] == ["train"] and {"--help", "-h"} & set(words):
+            _print_fields()
+        return result or 0
+    except MuybridgeError as error:
+        if debug:
+            raise
+        complain(str(error))
+        return WRONG
+    except KeyboardInterrupt as stop:
+        if debug:
+            raise
+        complain(str(stop) or "Stopped.")
+        return STOPPED
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def main() -> None:
+    """The `muybridge` command."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,168 @@
+"""What DiST puts beside the backbone: temporal encoder, integration branch, attention pooling (see `dist.py`).
+
+Tokens and maps are channels last throughout: [B, T, L, D] and [B, F, rows, columns, C]. Parameters have the shapes of
+the published code's 3-D convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muybridge.backbones.vit import MLP, QuickGELU
+from muybridge.methods.base import fold_frames, unfold_frames
+
+NORM_EPS = 1e-5
+
+
+class TemporalBlock(nn.Module):
+    """x -> act(x + conv_space(act(conv_time(norm(x))))), zeros outside, channels last."""
+
+    def __init__(self, width: int, hidden: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.conv_time = nn.Conv3d(width, hidden, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
+        self.conv_space = nn.Conv3d(hidden, width, (1, 3, 3), padding=(0, 1, 1))
+        self.act = QuickGELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, F, rows, columns, C] -> the same."""
+        y = self.act(convolve_time(self.norm(x), self.conv_time))
+        # Fast: frames folded into the batch, in memory already channels last: no copy on either side.
+        frames = y.flatten(0, 1).permute(0, 3, 1, 2)  # [B * F, C', rows, columns]
+        y = F.conv2d(frames, self.conv_space.weight[:, :, 0], self.conv_space.bias, padding=1)
+        return self.act(x + y.permute(0, 2, 3, 1).reshape(x.shape))
+
+
+class TemporalMLP(nn.Module):
+    """Down to few channels, a convolution over time, activation, and up again; parameters only, see `Integration`."""
+
+    def __init__(self, width: int, hidden: int, kernel: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv3d(width, hidden, 1)
+        self.conv = nn.Conv3d(hidden, hidden, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
+        self.act = QuickGELU()
+        self.fc2 = nn.Conv3d(hidden, width, 1)
+
+
+class Integration(nn.Module):
+    """u -> mlp(norm(u)) + temporal_mlp(norm'(u)), every token by itself but for the convolution over time."""
+
+    def __init__(self, width: int, hidden: int, temporal_hidden: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = MLP(width, hidden, "quick_gelu")
+        self.temporal_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.temporal_mlp = TemporalMLP(width, temporal_hidden, kernel)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """[B, T, L, D] -> the same."""
+        # Fast: both norms have the same statistics, so u is normalised once, and both first maps, with the norms'
+        # factors and shifts folded into them, are one product (two activations of u's size less).
+        fc1, narrow = self.mlp.fc1, self.temporal_mlp.fc1
+        down = narrow.weight.flatten(1)
+        weight = torch.cat([fc1.weight * self.norm.weight, down * self.temporal_norm.weight])
+        bias = torch.cat([fc1.weight @ self.norm.bias + bias_of(fc1), down @ self.temporal_norm.bias + bias_of(narrow)])
+        hidden = F.linear(F.layer_norm(u, u.shape[-1:], eps=NORM_EPS), weight, bias)
+        own, temporal = hidden.split([fc1.out_features, narrow.out_channels], dim=-1)
+        temporal = self.temporal_mlp.act(convolve_time(temporal, self.temporal_mlp.conv))
+        up = self.temporal_mlp.fc2
+        return self.mlp.fc2(self.mlp.act(own)) + F.linear(temporal, up.weight.flatten(1), up.bias)
+
+
+class PoolAttention(nn.Module):
+    """One query asks many tokens; one norm serves both: [N, D], [N, S, D] -> [N, D], without the residual.
+
+    Args:
+        width: D.
+        heads: h.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """
+        Args:
+            query: [N, D], not normalised.
+            tokens: [N, S, D], normalised already, but without the norm's factor and shift.
+        """
+        q_weight, k_weight, v_weight = self.qkv.weight.chunk(3)
+        q_bias, _, v_bias = self.qkv.bias.chunk(3)
+        # Fast: with one query, q . (W_k y) = (W_k^T q) . y and sum_s a_s (W_v y_s) = W_v (sum_s a_s y_s), y = g z + b:
+        # projections of all S tokens become products with h vectors (0.47 G multiply-adds a layer less, ViT-B/16 at
+        # 8 + 16 frames), and all pooling layers share one z. What the shift b and the key bias add is the same in all
+        # scores of a head and drops out of the softmax; their gradient through it is zero.
+        q = F.linear(self.norm(query), q_weight, q_bias).unflatten(-1, (self.heads, -1))  # [N, h, d]
+        q = q / math.sqrt(q.shape[-1])
+        asked = torch.einsum("nhd,hdw->nhw", q, k_weight.unflatten(0, (self.heads, -1))) * self.norm.weight
+        weights = (asked @ tokens.transpose(1, 2)).softmax(dim=-1)  # [N, h, S]
+        mixed = weights @ tokens * self.norm.weight + self.norm.bias  # [N, h, D]
+        out = torch.einsum("nhw,hdw->nhd", mixed, v_weight.unflatten(0, (self.heads, -1))).flatten(1) + v_bias
+        return self.proj(out)
+
+
+class PoolingLayer(nn.Module):
+    """A token per frame asks the frame's tokens, then the video's token asks those."""
+
+    def __init__(self, width: int, heads: int, frames: int) -> None:
+        super().__init__()
+        self.spatial = PoolAttention(width, heads)
+        self.spatial_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.spatial_mlp = MLP(width, 4 * width, "quick_gelu")
+        self.temporal_embedding = nn.Parameter(torch.zeros(1, frames, width))
+        self.temporal = PoolAttention(width, heads)
+        self.temporal_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.temporal_mlp = MLP(width, 4 * width, "quick_gelu")
+
+    def forward(self, video: Tensor, frames: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Video token [B, D], frame tokens [B, T, D], normalised tokens z [B, T, L, D] -> the first two, new."""
+        f = frames.flatten(0, 1)
+        f = f + self.spatial(f, z.flatten(0, 1))
+        f = f + self.spatial_mlp(self.spatial_norm(f))
+        frames = f.reshape(frames.shape)
+        placed = F.layer_norm(frames + self.temporal_embedding, frames.shape[-1:], eps=NORM_EPS)
+        video = video + self.temporal(video, placed)
+        return video + self.temporal_mlp(self.temporal_norm(video)), frames
+
+
+def embed_dense(video: Tensor, stem: nn.Conv3d) -> Tensor:
+    """The temporal encoder's first convolution: [B, F, 3, H, W] -> [B, F, rows, columns, C]."""
+    # Fast: a frame's patches are read once for all taps of the kernel, and the results, far smaller, are shifted.
+    weight = stem.weight.transpose(0, 2).transpose(1, 2)  # [k, C, 3, height, width]
+    taps = F.conv2d(fold_frames(video), weight.flatten(0, 1), stride=weight.shape[-2:])
+    taps = unfold_frames(taps, video.shape[1]).unflatten(2, weight.shape[:2])  # [B, F, k, C, rows, columns]
+    return shifted_sum(taps).permute(0, 1, 3, 4, 2).contiguous() + bias_of(stem)
+
+
+def convolve_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """What a convolution over time alone gives on channels-last tokens: [B, T, .., C] -> [B, T, .., C']."""
+    # Fast: one matrix product for all taps of the kernel, no copy to channels first and back.
+    kernel = conv.weight[..., 0, 0]  # [C', C, k]
+    taps = F.linear(x, kernel.permute(2, 0, 1).flatten(0, 1)).unflatten(-1, (kernel.shape[2], -1))
+    return shifted_sum(taps.movedim(-2, 2)) + bias_of(conv)
+
+
+def shifted_sum(taps: Tensor) -> Tensor:
+    """out[t] = sum_s taps[t + s - k // 2, s], zeros outside: [B, T, k, ..] -> [B, T, ..]."""
+    frames, kernel = taps.shape[1:3]
+    if kernel == 1:
+        return taps[:, :, 0]
+    padded = F.pad(taps, [0, 0] * (taps.ndim - 2) + [kernel // 2, kernel // 2])
+    out = padded[:, :frames, 0]
+    for s in range(1, kernel):
+        out = out + padded[:, s : s + frames, s]
+    return out
+
+
+def bias_of(layer: nn.Linear | nn.Conv3d) -> Tensor:
+    """The bias, which every map here has."""
+    assert layer.bias is not None
+    return layer.bias

@@ -1,0 +1,193 @@
+"""From a state dict in a published format to a model, and back.
+
+published = read_published(state_dict, {"adapter_scale": 0.5, ...})
+model = assemble(published)                 # method, text tower, what is kept for the way back
+state_dict = to_published(model)            # bit for bit as it was
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from muybridge.backbones.convert import Converted, from_source, to_source
+from muybridge.backbones.text import TextTower
+from muybridge.backbones.vit import ViT
+from muybridge.errors import BadInput, CheckpointError
+from muybridge.methods import METHODS
+from muybridge.methods.base import Method
+from muybridge.methods.heads import TextHead
+from muybridge.published import FORMATS
+from muybridge.published.base import Published, Told, own_tensors
+
+
+@dataclass(frozen=True)
+class Model:
+    """A method with what belongs to it besides.
+
+    Attributes:
+        name: its key in `METHODS`.
+        method: in evaluation mode, on the CPU.
+        text: the text tower of the file; None where it has none.
+        rest: tensors of CLIP that are in no tower (`logit_scale`), and entries of the file that nothing uses.
+        keys: where each tensor stood in the file, see `Published.keys`; empty for a model that came from elsewhere.
+        clip_inside: the file holds the image tower.
+    """
+
+    name: str
+    method: Method
+    text: TextTower | None = None
+    rest: dict[str, Tensor] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    clip_inside: bool = True
+
+
+def recognise(state: Mapping[str, Tensor], what: str = "This file") -> str:
+    """The published format of a state dict: a key of `FORMATS`.
+
+    Raises:
+        CheckpointError: none, or several; the first keys are named.
+    """
+    found = [name for name, form in FORMATS.items() if form.matches(state.keys())]
+    if len(found) == 1:
+        return found[0]
+    first = ", ".join(list(state)[:4]) or "no keys"
+    if found:
+        raise CheckpointError(f"{what} has keys of several formats ({', '.join(found)}); first keys: {first}.")
+    known = ", ".join(form.TITLE.removesuffix("'s") for form in FORMATS.values())
+    raise CheckpointError(
+        f"{what} is not of a published format that is known here ({known}). Its first keys: {first}. "
+        "Weights of an image backbone are given with --weights, at the start of a training."
+    )
+
+
+def read_published(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Published:
+    """Take a state dict in a published format apart.
+
+    Args:
+        state: key -> tensor.
+        config: what the tensors do not tell, in the authors' words or ours; values that they do tell must agree.
+
+    Raises:
+        CheckpointError: an unknown format, a missing or unknown key, or tensors that contradict `config`.
+        BadInput: something that the tensors do not tell is not in `config`.
+        UnknownName: a name in `config` that the format does not know.
+    """
+    form = FORMATS[recognise(state)]
+    told = Told(config or {}, form.TITLE)
+    published: Published = form.read(state, told)
+    told.finish()
+    return published
+
+
+def assemble(
+    published: Published,
+    classes: int | None = None,
+    frames: int | None = None,
+    backbone: ViT | None = None,
+) -> Model:
+    """The model of a file that was taken apart.
+
+    Args:
+        published: what `read_published` returned.
+        classes: K, where no tensor tells; label features are then zeros, to be filled by `Method.relabel`.
+        frames: T, where no tensor tells.
+        backbone: the image transformer, where the file does not hold it (EVL).
+
+    Raises:
+        CheckpointError: missing, unknown or misshapen keys, the first of them named.
+        BadInput: the backbone, the number of classes or of frames is needed and not given.
+    """
+    classes = _agreed("classes", published.classes, classes)
+    frames = _agreed("frames", published.frames, frames)
+    text, rest = None, dict(published.extra)
+    if published.clip:
+        converted = _clip(published)
+        backbone = _filled(ViT(converted.config), converted.vision)
+        rest |= converted.rest
+        if converted.text_config is not None and converted.text is not None:
+            text = _filled(TextTower(converted.text_config), converted.text)
+    if backbone is None:
+        raise BadInput(
+            f"This file of {published.method} does not hold the image transformer. Give its file with --weights "
+            "(weights=...), put it beside, or name a recipe with --recipe so that it can be fetched."
+        )
+    size = published.image_size or backbone.config.image_size
+    kind = METHODS[published.method]
+    method = kind(backbone, published.config, classes, frames, size)
+    state = dict(published.state)
+    if isinstance(getattr(method, "head", None), TextHead):
+        state["head.features"] = method.own_state()["head.features"]
+        state["head.logit_scale"] = rest.get("logit_scale", method.own_state()["head.logit_scale"]).reshape(())
+    try:
+        method.load_own({name: x.float() if x.is_floating_point() else x for name, x in state.items()})
+    except CheckpointError as error:
+        raise CheckpointError(f"This looks like {FORMATS[published.method].TITLE} format, but: {error}") from None
+    return Model(published.method, method.eval(), text, rest, dict(published.keys), bool(published.clip))
+
+
+def to_published(model: Model) -> dict[str, Tensor]:
+    """The state dict in the authors' format, bit for bit as it was read.
+
+    A model that was trained here is written in the format of today's official code. Label features are in no
+    published format: they are made from class names.
+
+    Raises:
+        CheckpointError: the method has no published format, or the backbone is not CLIP's and has no place in it.
+    """
+    if model.name not in FORMATS:
+        raise CheckpointError(f"There is no published format of {model.name}; there is one of: {', '.join(FORMATS)}.")
+    form = FORMATS[model.name]
+    state: dict[str, Tensor] = {}
+    vit = model.method.backbone
+    if model.clip_inside and (model.keys or form.CLIP_INSIDE):
+        family = "openclip" if vit.config.projection else "openclip_tower"
+        text_config, text = (model.text.config, model.text.state_dict()) if model.text else (None, None)
+        scale = {name: tensor for name, tensor in model.rest.items() if name in ("logit_scale", "logit_bias")}
+        clip = to_source(Converted(family, vit.config, vit.state_dict(), text_config, text, scale), family)
+        state = {model.keys.get(f"clip.{name}", form.clip_key(name)): tensor for name, tensor in clip.items()}
+    names = form.names(model.method)
+    head_scale = "head.logit_scale"
+    for name, tensor in own_tensors(model.method).items():
+        if name != head_scale:
+            state[model.keys.get(f"method.{name}") or names[name]] = tensor
+    for name, tensor in model.rest.items():
+        if f"extra.{name}" in model.keys:
+            state[model.keys[f"extra.{name}"]] = tensor
+    return state
+
+
+def _clip(published: Published) -> Converted:
+    clip = published.clip
+    has_projection = "visual.proj" in clip
+    try:
+        width = clip["visual.class_embedding"].shape[0]
+    except KeyError:
+        raise CheckpointError(
+            "The image tower in this file is incomplete: it has no class embedding (visual.class_embedding)."
+        ) from None
+    text_width = clip["ln_final.weight"].shape[0] if "ln_final.weight" in clip else 64
+    return from_source(
+        clip,
+        "openclip" if has_projection else "openclip_tower",
+        heads=published.heads or max(width // 64, 1),
+        activation=published.activation,  # type: ignore[arg-type]
+        image_size=published.image_size,
+        text_heads=published.text_heads or max(text_width // 64, 1),
+    )
+
+
+def _agreed(name: str, told: int | None, given: int | None) -> int:
+    if told is None and given is None:
+        raise BadInput(f"The tensors of this file do not tell {name}; give it with config={{'{name}': ...}}.")
+    if told is not None and given is not None and told != given:
+        raise CheckpointError(f"{name} is given as {given}, but the file says {told}.")
+    return int(told if told is not None else given)  # type: ignore[arg-type]
+
+
+def _filled(tower: Any, tensors: Mapping[str, Tensor]) -> Any:
+    tower.load_state_dict({key: tensor.detach().float().clone() for key, tensor in tensors.items()})
+    return tower.eval()
