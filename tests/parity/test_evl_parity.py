@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from muybridge.methods import build_method
-from muybridge.plain import plain_twin
+from muybridge.plain.evl import PlainEVL
 from muybridge.testing import cases
 from muybridge.testing.parity import run_case
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -38,8 +38,8 @@ def test_fast_and_plain_agree_in_values_and_gradients(family, frames, size):
     for parameter in fast.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
-    plain = plain_twin("evl", fast.float()).double()
-    fast.double()
+    plain = PlainEVL(backbone, fast.config, 5, frames, size).double().eval()
+    plain.load_own(fast.own_state())
     video = torch.randn(2, frames, 3, *size, dtype=torch.float64)
     found, wanted = fast.trace(video), plain.trace(video)
     assert set(found) == set(wanted)
@@ -52,8 +52,9 @@ def test_fast_and_plain_agree_in_values_and_gradients(family, frames, size):
     wanted["logits"].logsumexp(-1).sum().backward()
     for (name, ours), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
         if ours.requires_grad:
-            scale = max(theirs.grad.abs().max().item(), 1e-3)
-            assert (ours.grad - theirs.grad).abs().max().item() <= 1e-4 * scale, name
+            torch.testing.assert_close(
+                ours.grad, theirs.grad, atol=1e-10, rtol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_all_cases_are_here():

@@ -239,14 +239,14 @@ class EVL(Method):
 
         Returns:
             `tokens` [B, M, T, L, D], outputs of the last M blocks, and, if the cross attention is on, `affinity`
-            [B, M, 2, T - 1, P, P] (to the previous frame, to the next); fp32.
+            [B, M, 2, T - 1, P, P] (to the previous frame, to the next); both in the precision of the decoder.
         """
         self.check_video(video)
         first = self.backbone.config.depth - self.config.layers
         tokens, affinity = [], []
 
         def look(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            affinity.append(affinity_maps(q, k, self.frames, self.backbone.config.prefix))
+            affinity.append(affinity_maps(q, k, self.frames, self.backbone.config.prefix).to(self.query.dtype))
             return q, k, v
 
         x = self.backbone.embed(fold_frames(video))
@@ -256,7 +256,7 @@ class EVL(Method):
             x = block(x, look if tapped and self.config.temporal_match else None)
             self.record(f"block.{i}", x)
             if tapped:
-                tokens.append(unfold_frames(x, self.frames).float())
+                tokens.append(unfold_frames(x, self.frames).to(self.query.dtype))
         features = {"tokens": torch.stack(tokens, dim=1)}
         if affinity:
             features["affinity"] = torch.stack(affinity, dim=1)
@@ -305,13 +305,14 @@ def affinity_maps(q: Tensor, k: Tensor, frames: int, prefix: int) -> Tensor:
         prefix: tokens before the patches; left out on both sides and of the softmax.
 
     Returns:
-        [B, 2, T - 1, P, P], fp32: [:, 0, i] matches frame i + 1 with frame i, [:, 1, i] frame i with frame i + 1.
+        [B, 2, T - 1, P, P], fp32 (fp64 of fp64): [:, 0, i] matches frame i + 1 with frame i, [:, 1, i] frame i with frame i + 1.
     """
     q = unfold_frames(q[:, :, prefix:], frames)  # [B, T, h, P, d]
     k = unfold_frames(k[:, :, prefix:], frames)
     here = torch.stack([q[:, 1:], q[:, :-1]], dim=1)  # [B, 2, T - 1, h, P, d]
     there = torch.stack([k[:, :-1], k[:, 1:]], dim=1)
-    scores = here.float() @ there.float().transpose(-1, -2) / math.sqrt(q.shape[-1])
+    exact = torch.promote_types(q.dtype, torch.float32)
+    scores = here.to(exact) @ there.to(exact).transpose(-1, -2) / math.sqrt(q.shape[-1])
     return scores.softmax(dim=-1).mean(dim=3)
 
 

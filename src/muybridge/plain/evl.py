@@ -25,8 +25,8 @@ class PlainEVL(EVL):
         kept: dict[str, list[Tensor]] = {"tokens": [], "q": [], "k": []}
 
         def look(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            kept["q"].append(unfold_frames(q[:, :, prefix:], self.frames).float())
-            kept["k"].append(unfold_frames(k[:, :, prefix:], self.frames).float())
+            kept["q"].append(unfold_frames(q[:, :, prefix:], self.frames).to(self.query.dtype))
+            kept["k"].append(unfold_frames(k[:, :, prefix:], self.frames).to(self.query.dtype))
             return q, k, v
 
         x = self.backbone.embed(fold_frames(video))
@@ -35,7 +35,7 @@ class PlainEVL(EVL):
             x = block(layer, x, look if i >= first else None)
             self.record(f"block.{i}", x)
             if i >= first:
-                kept["tokens"].append(unfold_frames(x, self.frames).float())
+                kept["tokens"].append(unfold_frames(x, self.frames).to(self.query.dtype))
         return {name: torch.stack(tensors, dim=1) for name, tensors in kept.items()}
 
     def readout(self, features: Features) -> Output:
