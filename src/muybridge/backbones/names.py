@@ -279,7 +279,7 @@ FAMILIES: dict[str, Family] = {
         position_offset=0.1,
     ),
     "openclip": _OPENCLIP,
-    # What a video model keeps of CLIP's image tower when it does not use the projection; never recognised before others.
+    # What a video model keeps of CLIP's image tower when it does not use the projection; others are recognised first.
     "openclip_tower": replace(
         _OPENCLIP,
         title="CLIP's image tower without its projection",

@@ -72,10 +72,8 @@ def _ila(args: TrainArgs, steps_per_epoch: int, floor: float) -> Factor:
     warmup = int(args.warmup * steps_per_epoch * args.accumulate)
 
     def factor(step: int) -> float:
-        # Reference: the rate is set after a step, by the number (from 0) of the batch that completed it; before the
-        # first step it is 0.
-        batch = max(step * args.accumulate - 1, 0)
-        return batch / warmup if batch < warmup else _cosine(batch / total, floor) if step else 0.0
+        batch = step * args.accumulate  # counted in batches, moved by steps; the first step's rate is 0
+        return batch / warmup if batch < warmup else _cosine(batch / total, floor)
 
     return factor
 

@@ -31,6 +31,7 @@ PAIR_CHANNELS = 256  # what the interaction block returns: half for the earlier 
 FRAME_CHANNELS = PAIR_CHANNELS // 2
 POINT_CHANNELS = 128
 POINT_HIDDEN = 64
+NORM_EPS = 1e-5
 REACH = 0.75  # points lie in [-REACH, REACH]
 PLATEAU, SLOPE = 0.25, 1.5  # of the masks
 DISTURBANCE = 0.2  # how far, in training, the points are moved to the eight sides
@@ -248,6 +249,57 @@ class Alignment(nn.Module):
         earlier, later = self.pooled(f, pairs)
         # In fp32, whatever the precision: squares of sums over a frame do not fit into fp16.
         return (1 - F.cosine_similarity(earlier.float(), later.float(), dim=-1)).mean()
+
+
+class AlignedLayer(nn.Module):
+    """The alignment as a residual of tokens x [B, T, L, D]: x + A aligned + S inter, with f = norm(W x).
+
+    A and S start at zero, so a model starts as what it was without. In ILA it stands before every block of the image
+    transformer; in EVL (`evl.alignment`) it enriches the frame features that the decoder asks.
+
+    Args:
+        width: D.
+        grid: (rows, columns) of patches.
+        prefix: tokens before the patches.
+        interaction: see `Alignment`.
+        batch_statistics: see `Alignment`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        grid: tuple[int, int],
+        prefix: int,
+        interaction: Interaction = "depthwise",
+        batch_statistics: bool = False,
+    ) -> None:
+        super().__init__()
+        self.message = nn.Linear(width, width)
+        self.message_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.alignment = Alignment(width, grid, prefix, interaction, batch_statistics)
+        self.skip = nn.Linear(width, width)
+        self.skip_aligned = nn.Linear(width, width)
+        for linear in (self.skip, self.skip_aligned):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def look(self, x: Tensor) -> tuple[Tensor, Pairs]:
+        """x [B, T, L, D] -> f of the same shape, and what the alignment sees in its pairs."""
+        f = self.message_norm(self.message(x))
+        return f, self.alignment.look(f)
+
+    def add(self, x: Tensor, f: Tensor, pairs: Pairs) -> Tensor:
+        """x + A aligned + S inter; x and f [B, T, L, D]."""
+        prefix, fc = self.alignment.prefix, self.alignment.fc
+        # Fast: `inter` is fc(temporal) with 128 channels inside, so S fc is multiplied out first (D x 128) and read by
+        # the patches in place of S (D x D): 10 of 202 G multiply-adds in ViT-B/16, T = 8.
+        skip_fc = self.skip.weight @ fc.weight  # [D, 128]
+        bias = self.skip.bias + self.skip.weight @ fc.bias
+        patches = self.skip_aligned(f[:, :, prefix:] * pairs.weights[..., None])
+        patches = patches + F.linear(pairs.temporal, skip_fc, bias)
+        # Fast: prefix tokens are the same in both branches and go through A + S at once.
+        both = (self.skip_aligned.weight + self.skip.weight, self.skip_aligned.bias + self.skip.bias)
+        return x + torch.cat([F.linear(f[:, :, :prefix], *both), patches], dim=2)
 
 
 def weight_at(distance: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ heads, that patch p of frame t matches patch r of frame s:
     x = x + mlp(norm(x))
 
 The logits are a linear map of the last x. Prefix tokens (class, registers) are read by the decoder and take part in the
-convolution, but not in the matching.
+convolution, but not in the matching. With `alignment` a fourth branch is added, the learnable alignment of ILA
+(`alignment.py`), whose generality its authors show by putting it into EVL.
 
 Trains: the decoder and the head. Frozen: the backbone, of which no gradient is asked.
 
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 
 from muybridge.backbones.vit import QuickGELU, ViT
 from muybridge.errors import BadInput
+from muybridge.methods.alignment import AlignedLayer
 from muybridge.methods.base import Features, Method, check_dropout, fold_frames, stretch, unfold_frames
 from muybridge.methods.heads import LinearHead
 from muybridge.structures import Output
@@ -55,6 +57,7 @@ class EVLConfig:
         temporal_conv: the branch of the depthwise convolution over time.
         temporal_position: the branch of the position vector per frame.
         temporal_match: the branch of the temporal cross attention on neighbouring frames.
+        alignment: a fourth branch, ILA's alignment of neighbouring frames (ICCV 2023, its table "inside other models").
         dropout: inside the decoder's MLPs and before the classifier, in training.
     """
 
@@ -65,6 +68,7 @@ class EVLConfig:
     temporal_conv: bool = True
     temporal_position: bool = True
     temporal_match: bool = True
+    alignment: bool = False
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
@@ -186,12 +190,13 @@ class DecoderMLP(nn.Module):
 class DecoderLayer(nn.Module):
     """One layer of the equation in the module's docstring."""
 
-    def __init__(self, config: EVLConfig, width: int, frames: int, grid: tuple[int, int]) -> None:
+    def __init__(self, config: EVLConfig, width: int, frames: int, grid: tuple[int, int], prefix: int) -> None:
         super().__init__()
         inner = config.width or width
         self.temporal_conv = TemporalConv(width) if config.temporal_conv else None
         self.temporal_position = nn.Parameter(torch.zeros(frames, width)) if config.temporal_position else None
         self.temporal_match = TemporalMatch(width, grid) if config.temporal_match else None
+        self.alignment = AlignedLayer(width, grid, prefix) if config.alignment else None
         self.norm_frames = nn.LayerNorm(width, eps=NORM_EPS)
         self.norm_query = nn.LayerNorm(width, eps=NORM_EPS)
         self.attention = QueryAttention(width, inner, config.heads or inner // 64)
@@ -225,7 +230,8 @@ class EVL(Method):
             raise BadInput(f"evl.heads is {config.heads}; it must divide the decoder's width {inner}.")
         grid = backbone.config.grid_of(image_size)
         self.query = nn.Parameter(torch.zeros(width))  # Reference: the published code never draws it
-        self.layers = nn.ModuleList(DecoderLayer(config, width, frames, grid) for _ in range(config.layers))
+        prefix = backbone.config.prefix
+        self.layers = nn.ModuleList(DecoderLayer(config, width, frames, grid, prefix) for _ in range(config.layers))
         self.head = LinearHead(width, classes, config.dropout, NORM_EPS)
         self.displacement: Tensor
         self.register_buffer("displacement", displacement_index(grid), persistent=False)
@@ -266,6 +272,7 @@ class EVL(Method):
         """What `frozen` returns -> logits [B, K]."""
         tokens = features["tokens"]
         x = self.query.expand(tokens.shape[0], -1)
+        losses = []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             f = y = tokens[:, i]  # [B, T, L, D]
@@ -277,10 +284,22 @@ class EVL(Method):
             if layer.temporal_match is not None:
                 before, y = y, layer.temporal_match(y, features["affinity"][:, i], self.displacement)
                 self.record_difference(f"layers.{i}.temporal_match", y, before)
+            if layer.alignment is not None:
+                normed, pairs = layer.alignment.look(f)
+                y = layer.alignment.add(y, normed, pairs)
+                if self.training:
+                    losses.append(layer.alignment.alignment.loss(normed, pairs))
             self.record(f"layers.{i}.frame_features", y)
             x = layer(x, y)
             self.record(f"layers.{i}.out", x)
-        return Output(self.head(x))
+        return Output(self.head(x), {"alignment": torch.stack(losses).sum()} if losses else {})
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """The disturbance of the alignment's points shrinks towards the end of a training."""
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            if layer.alignment is not None:
+                layer.alignment.alignment.on_epoch(epoch, epochs)
 
     def interpolate(self, name: str, tensor: Tensor, other: Method) -> Tensor:
         """Frame positions linearly over time, displacement tables as images, bicubically."""
@@ -305,7 +324,8 @@ def affinity_maps(q: Tensor, k: Tensor, frames: int, prefix: int) -> Tensor:
         prefix: tokens before the patches; left out on both sides and of the softmax.
 
     Returns:
-        [B, 2, T - 1, P, P], fp32 (fp64 of fp64): [:, 0, i] matches frame i + 1 with frame i, [:, 1, i] frame i with frame i + 1.
+        [B, 2, T - 1, P, P], fp32 (fp64 of fp64): [:, 0, i] matches frame i + 1 with
+        frame i, [:, 1, i] frame i with frame i + 1.
     """
     q = unfold_frames(q[:, :, prefix:], frames)  # [B, T, h, P, d]
     k = unfold_frames(k[:, :, prefix:], frames)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from muybridge.backbones.vit import MLP, Block, ViT, ViTConfig
 from muybridge.errors import BadInput, unknown
-from muybridge.methods.alignment import INTERACTIONS, Alignment, Interaction, Pairs
+from muybridge.methods.alignment import INTERACTIONS, AlignedLayer, Alignment, Interaction, Pairs
 from muybridge.methods.base import Method, check_dropout, fold_frames, stretch, unfold_frames
 from muybridge.methods.heads import HeadKind, LinearHead, TextHead, choose_head, label_width
 from muybridge.structures import Output, TrainArgs
@@ -99,34 +99,6 @@ class ILAConfig:
             if getattr(self, name) < 0:
                 raise BadInput(f"ila.{name} is {getattr(self, name)}; expected 0 or more.")
         check_dropout(self.dropout, "ila")
-
-
-class AlignedLayer(nn.Module):
-    """What stands before a block: the first two lines of the equation in the module's docstring."""
-
-    def __init__(self, config: ILAConfig, width: int, grid: tuple[int, int], prefix: int) -> None:
-        super().__init__()
-        self.message = nn.Linear(width, width)
-        self.message_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.alignment = Alignment(width, grid, prefix, config.interaction, config.batch_statistics)
-        self.skip = nn.Linear(width, width)
-        self.skip_aligned = nn.Linear(width, width)
-        for linear in (self.skip, self.skip_aligned):  # the model starts as the plain backbone
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def add(self, x: Tensor, f: Tensor, pairs: Pairs) -> Tensor:
-        """x + A aligned + S inter; x and f [B, T, L, D]."""
-        prefix, fc = self.alignment.prefix, self.alignment.fc
-        # Fast: `inter` is fc(temporal) with 128 channels inside, so S fc is multiplied out first (D x 128) and read by
-        # the patches in place of S (D x D): 10 of 202 G multiply-adds in ViT-B/16, T = 8.
-        skip_fc = self.skip.weight @ fc.weight  # [D, 128]
-        bias = self.skip.bias + self.skip.weight @ fc.bias
-        patches = self.skip_aligned(f[:, :, prefix:] * pairs.weights[..., None])
-        patches = patches + F.linear(pairs.temporal, skip_fc, bias)
-        # Fast: prefix tokens are the same in both branches and go through A + S at once.
-        both = (self.skip_aligned.weight + self.skip.weight, self.skip_aligned.bias + self.skip.bias)
-        return x + torch.cat([F.linear(f[:, :, :prefix], *both), patches], dim=2)
 
 
 class Integration(nn.Module):
@@ -249,7 +221,10 @@ class ILA(Method):
         super().__init__(backbone, config, classes, frames, image_size)
         shape = backbone.config
         grid, width = shape.grid_of(image_size), label_width(shape)
-        self.layers = nn.ModuleList(AlignedLayer(config, shape.width, grid, shape.prefix) for _ in range(shape.depth))
+        self.layers = nn.ModuleList(
+            AlignedLayer(shape.width, grid, shape.prefix, config.interaction, config.batch_statistics)
+            for _ in range(shape.depth)
+        )
         heads = choose_heads("integration_heads", config.integration_heads, width, shape)
         self.integration = Integration(width, heads, config.integration_layers, frames)
         self.head: TextHead | LinearHead
@@ -294,8 +269,7 @@ class ILA(Method):
             assert isinstance(layer, AlignedLayer)
             assert isinstance(block, Block)
             x = unfold_frames(x, self.frames)
-            f = layer.message_norm(layer.message(x))
-            pairs = layer.alignment.look(f)
+            f, pairs = layer.look(x)
             if self.training or self._trace is not None:
                 losses.append(layer.alignment.loss(f, pairs))
             x = fold_frames(layer.add(x, f, pairs))

@@ -42,6 +42,7 @@ class PlainEVL(EVL):
         """What `frozen` returns -> logits [B, K]."""
         tokens = features["tokens"]
         x = self.query.expand(tokens.shape[0], -1)
+        losses = []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             f = y = tokens[:, i]  # [B, T, L, D]
@@ -58,11 +59,17 @@ class PlainEVL(EVL):
                 match = F.pad(match, (0, 0, f.shape[2] - match.shape[2], 0))  # nothing for the prefix tokens
                 self.record(f"layers.{i}.temporal_match", match)
                 y = y + match
+            if layer.alignment is not None:
+                normed, pairs = layer.alignment.look(f)
+                aligned = layer.alignment.skip_aligned(layer.alignment.alignment.aligned(normed, pairs))
+                y = y + aligned + layer.alignment.skip(layer.alignment.alignment.inter(normed, pairs))
+                if self.training:
+                    losses.append(layer.alignment.alignment.loss(normed, pairs))
             self.record(f"layers.{i}.frame_features", y)
             x = x + query_attention(layer.attention, layer.norm_query(x), layer.norm_frames(y.flatten(1, 2)))
             x = x + layer.mlp(layer.norm_mlp(x))
             self.record(f"layers.{i}.out", x)
-        return Output(self.head(x))
+        return Output(self.head(x), {"alignment": torch.stack(losses).sum()} if losses else {})
 
 
 def query_attention(attention: QueryAttention, query: Tensor, tokens: Tensor) -> Tensor:

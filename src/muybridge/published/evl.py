@@ -60,6 +60,7 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         temporal_match=decoder.value(
             "temporal_match", "temporal_cross_attention", found="layers.0.temporal_match.next" in ours
         ),
+        alignment=decoder.value("alignment", found=False),
         dropout=decoder.value("dropout", default=0.5),
     )
     backbone.ignore("kind", "width", "layers", "patch", "mlp_factor")  # compared when the backbone is built
