@@ -96,6 +96,64 @@ def _recipes() -> Table:
 
 
 @app.command
+def info(
+    what: str,
+    /,
+    *,
+    classes: int = 400,
+    batch: int = 1,
+    recipe: str | None = None,
+    weights: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Parameters, multiply-adds and training memory of a recipe, a run or a checkpoint.
+
+    Args:
+        what: name of a published recipe (`muybridge list recipes`), recipe file, run folder, or published checkpoint.
+        classes: how many, for a recipe file.
+        batch: videos in a training step, for the memory.
+        recipe: for a published checkpoint, the recipe that says what its tensors do not tell.
+        weights: for a published checkpoint, a file with its image transformer where it does not hold it.
+        json: print as JSON.
+    """
+    from muybridge.engine.checkpoint import is_model, read_spec
+    from muybridge.info import describe, model_info, recipe_info, setting_info, to_dict
+    from muybridge.recipes import find_recipe, recipe_names
+
+    path = Path(what)
+    if what in recipe_names():
+        found = recipe_info(what, batch)
+    elif path.suffix in (".json", ".yaml", ".yml") or not path.exists():
+        found = setting_info(find_recipe(what), classes, batch)
+    else:
+        from muybridge.backbones.text import TextConfig
+        from muybridge.backbones.vit import ViTConfig
+        from muybridge.recipes import from_dict
+
+        if path.is_dir() or is_model(path):
+            spec = read_spec(path)
+        else:
+            recogniser = Loading(recipe=recipe, weights=weights).load(path)
+            spec = recogniser.spec
+        found = model_info(
+            spec.method,
+            from_dict(ViTConfig, spec.backbone_config),
+            len(spec.labels),
+            spec.sampling.frames,
+            spec.transform.size,
+            spec.options,
+            views=spec.sampling.views * spec.sampling.crops,
+            text=from_dict(TextConfig, spec.text_config) if spec.text_config else None,
+            batch=batch,
+            backbone=spec.backbone,
+        )
+    if json:
+        print(json_module.dumps(to_dict(found), indent=2))
+    else:
+        Console().print(describe(found))
+
+
+@app.command
 def convert(
     file: Path,
     /,

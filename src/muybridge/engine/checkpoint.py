@@ -102,6 +102,32 @@ def is_model(path: str | Path) -> bool:
         return False
 
 
+def read_spec(path: str | Path) -> ModelSpec:
+    """What the model of a run folder or file is, without its tensors; raises as `load_model`."""
+    return _read(Path(path), with_tensors=False)[1]
+
+
+def _read(path: Path, with_tensors: bool) -> tuple[Path, ModelSpec, dict[str, torch.Tensor]]:
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        hint = "Is the training finished, or is it a data set?" if path.is_dir() else "Give a run folder."
+        raise MissingFile(f"There is no {file}. {hint}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            keys = opened.keys()
+            tensors = {key: opened.get_tensor(key) for key in keys} if with_tensors else {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a readable safetensors file ({error}).") from None
+    if FORMAT not in metadata:
+        first = ", ".join(sorted(keys)[:3])
+        raise CheckpointError(
+            f"{file} is not a model of muybridge: its metadata do not say so (first keys: {first}). "
+            "Weights of a backbone are given with --weights, at the start of a training."
+        )
+    return file, from_dict(ModelSpec, json.loads(metadata[FORMAT])), tensors
+
+
 def load_model(path: str | Path, weights: str | Path | None = None, backbone: ViT | None = None) -> Loaded:
     """Build and fill the model of a run folder or of its `model.safetensors`.
 
@@ -114,24 +140,7 @@ def load_model(path: str | Path, weights: str | Path | None = None, backbone: Vi
         MissingFile: there is no such file.
         CheckpointError: damaged, not of muybridge, or keys that differ from what the file says it is.
     """
-    path = Path(path)
-    file = path / MODEL if path.is_dir() else path
-    if not file.is_file():
-        hint = "Is the training finished, or is it a data set?" if path.is_dir() else "Give a run folder."
-        raise MissingFile(f"There is no {file}. {hint}")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is not a readable safetensors file ({error}).") from None
-    if FORMAT not in metadata:
-        first = ", ".join(sorted(tensors)[:3])
-        raise CheckpointError(
-            f"{file} is not a model of muybridge: its metadata do not say so (first keys: {first}). "
-            "Weights of a backbone are given with --weights, at the start of a training."
-        )
-    spec = from_dict(ModelSpec, json.loads(metadata[FORMAT]))
+    file, spec, tensors = _read(Path(path), with_tensors=True)
     own = {key.removeprefix("method."): value for key, value in tensors.items() if key.startswith("method.")}
     image = {key.removeprefix("backbone."): value for key, value in tensors.items() if key.startswith("backbone.")}
     words = {key.removeprefix("text."): value for key, value in tensors.items() if key.startswith("text.")}

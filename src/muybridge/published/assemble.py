@@ -8,7 +8,7 @@ state_dict = to_published(model)            # bit for bit as it was
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -51,7 +51,8 @@ def recognise(state: Mapping[str, Tensor], what: str = "This file") -> str:
     Raises:
         CheckpointError: none, or several; the first keys are named.
     """
-    found = [name for name, form in FORMATS.items() if form.matches(state.keys())]
+    keys = _without_prefix(state)[0].keys()
+    found = [name for name, form in FORMATS.items() if form.matches(keys)]
     if len(found) == 1:
         return found[0]
     first = ", ".join(list(state)[:4]) or "no keys"
@@ -76,11 +77,20 @@ def read_published(state: Mapping[str, Tensor], config: Mapping[str, Any] | None
         BadInput: something that the tensors do not tell is not in `config`.
         UnknownName: a name in `config` that the format does not know.
     """
-    form = FORMATS[recognise(state)]
+    bare, prefix = _without_prefix(state)
+    form = FORMATS[recognise(bare)]
     told = Told(config or {}, form.TITLE)
-    published: Published = form.read(state, told)
+    published: Published = form.read(bare, told)
     told.finish()
-    return published
+    return replace(published, keys={name: prefix + key for name, key in published.keys.items()})
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+    """The state dict without what distributed training or a compiler put before all keys, and what that was."""
+    for prefix in ("module.", "_orig_mod."):
+        if state and all(key.startswith(prefix) for key in state):
+            return {key.removeprefix(prefix): tensor for key, tensor in state.items()}, prefix
+    return state, ""
 
 
 def assemble(
