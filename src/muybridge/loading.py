@@ -24,7 +24,7 @@ from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import backbone_info, load_backbone
 from muybridge.engine.checkpoint import is_model, load_model, model_spec
 from muybridge.errors import BadInput, CheckpointError, MissingFile, MuybridgeError
-from muybridge.methods.heads import TextHead
+from muybridge.methods.base import text_head
 from muybridge.published.assemble import assemble, read_published, recognise
 from muybridge.published.base import Published
 from muybridge.recipes import (
@@ -161,7 +161,7 @@ def _load_published(
     )
     recogniser = Recogniser(method, spec, device, model.text, model, notes)
     has_words = labels is not None or entry is not None
-    if isinstance(getattr(method, "head", None), TextHead) and has_words:
+    if text_head(method) is not None and has_words:
         recogniser.relabel(names, weights)
     return recogniser
 

@@ -21,8 +21,7 @@ from muybridge.backbones.weights import backbone_sha256, load_text
 from muybridge.engine.checkpoint import MODEL, save_model
 from muybridge.engine.device import pick_device
 from muybridge.errors import BadInput, shape_text
-from muybridge.methods.base import Method
-from muybridge.methods.heads import TextHead
+from muybridge.methods.base import Method, text_head
 from muybridge.published.assemble import Model, to_published
 from muybridge.recipes.fields import to_dict
 from muybridge.structures import ModelSpec, Prediction, Sampling
@@ -86,8 +85,8 @@ class Recogniser:
             VideoError: the file cannot be decoded.
             BadInput: an array of another shape or type; or the class names of a text head are still to be given.
         """
-        head = getattr(self.method, "head", None)
-        if isinstance(head, TextHead) and not head.features.any():
+        head = text_head(self.method)
+        if head is not None and not head.features.any():
             raise BadInput("This model compares videos with class names and has none yet: give them with labels=...")
         frames = self._read(video)  # [V, T, H, W, 3]
         views = [test_video(view, self.spec.transform, self.sampling.crops) for view in frames]
@@ -117,7 +116,7 @@ class Recogniser:
         labels = tuple(labels)
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise BadInput(f"labels are {', '.join(labels) or 'empty'}; expected at least 2 different names.")
-        if not isinstance(getattr(self.trained, "head", None), TextHead):
+        if text_head(self.trained) is None:
             raise BadInput(
                 f"This model has a linear head for its {len(self.labels)} classes; "
                 "other class names need a model with a text head."

@@ -20,8 +20,7 @@ from muybridge.info.counting import (
     training_memory,
 )
 from muybridge.methods import build_method
-from muybridge.methods.base import count
-from muybridge.methods.heads import TextHead
+from muybridge.methods.base import count, text_head
 from muybridge.plain import PLAIN, plain_twin
 from muybridge.recipes import published_recipe
 from muybridge.structures import Recipe
@@ -181,7 +180,7 @@ def model_info(
         plain = plain_twin(method, model) if method in PLAIN else None
         plain_merged = plain_twin(method, merged) if method in PLAIN and merged is not model else None
     video = torch.empty(1, frames, 3, *image_size, device="meta")
-    has_text = text is not None and isinstance(getattr(model, "head", None), TextHead)
+    has_text = text is not None and text_head(model) is not None
     return Info(
         name=name,
         method=method,

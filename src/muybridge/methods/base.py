@@ -152,8 +152,8 @@ class Method(nn.Module):
         Raises:
             BadInput: this model has a linear head, or E is not the backbone's.
         """
-        head = getattr(self, "head", None)
-        if not isinstance(head, TextHead):
+        head = text_head(self)
+        if head is None:
             raise BadInput(
                 f"This {type(self).__name__} has a linear head for its {self.classes} classes; "
                 "other class names need a model with a text head."
@@ -172,7 +172,8 @@ class Method(nn.Module):
             BadInput: the method has a tensor that does not fit and cannot be interpolated.
         """
         backbone = resized(self.backbone, image_size) if image_size != self.image_size else self.backbone
-        labels = {"label_features": self.head.features} if isinstance(getattr(self, "head", None), TextHead) else {}
+        head = text_head(self)
+        labels = {"label_features": head.features} if head is not None else {}
         other = type(self)(backbone, self.config, self.classes, frames, image_size, **labels)
         state = self.own_state()
         for name, wanted in other.own_state().items():
@@ -226,6 +227,12 @@ class Method(nn.Module):
                 f"This {type(self).__name__} reads {self.image_size[0]}x{self.image_size[1]} px; "
                 f"the video has {video.shape[3]}x{video.shape[4]}. Resize it, or build the method for that size."
             )
+
+
+def text_head(method: Method) -> TextHead | None:
+    """The head that compares videos with class names, if the method has one."""
+    head = getattr(method, "head", None)
+    return head if isinstance(head, TextHead) else None
 
 
 def check_dropout(dropout: float, owner: str) -> None:

@@ -6,8 +6,7 @@ A twin proves a fast path equal (values and gradients), runs a reference case wi
 
 from __future__ import annotations
 
-from muybridge.methods.base import Method
-from muybridge.methods.heads import TextHead
+from muybridge.methods.base import Method, text_head
 from muybridge.plain.dist import PlainDiST
 from muybridge.plain.evl import PlainEVL
 from muybridge.plain.ila import PlainILA
@@ -19,7 +18,8 @@ PLAIN: dict[str, type[Method]] = {"dist": PlainDiST, "evl": PlainEVL, "ila": Pla
 def plain_twin(name: str, method: Method) -> Method:
     """A plain twin of `method`, called `name` in `METHODS`: parameters copied, backbone shared, the same mode."""
     kind = PLAIN[name]
-    labels = {"label_features": method.head.features} if isinstance(getattr(method, "head", None), TextHead) else {}
+    head = text_head(method)
+    labels = {"label_features": head.features} if head is not None else {}
     twin = kind(method.backbone, method.config, method.classes, method.frames, method.image_size, **labels)
     twin.load_own(method.own_state())
     return twin.train(method.training)

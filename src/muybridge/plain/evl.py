@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from muybridge.backbones.vit import Block
 from muybridge.methods.base import Features, fold_frames, unfold_frames
 from muybridge.methods.evl import EVL, DecoderLayer, QueryAttention, TemporalConv, TemporalMatch
 from muybridge.plain.common import block
@@ -32,6 +33,7 @@ class PlainEVL(EVL):
         x = self.backbone.embed(fold_frames(video))
         self.record("embedded", x)
         for i, layer in enumerate(self.backbone.blocks):
+            assert isinstance(layer, Block)
             x = block(layer, x, look if i >= first else None)
             self.record(f"block.{i}", x)
             if i >= first:

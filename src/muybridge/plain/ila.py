@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muybridge.backbones.vit import Block
-from muybridge.methods.alignment import FRAME_CHANNELS, PLATEAU, SLOPE, Alignment, merge
+from muybridge.methods.alignment import FRAME_CHANNELS, PLATEAU, SLOPE, AlignedLayer, Alignment, merge
 from muybridge.methods.base import fold_frames, unfold_frames
 from muybridge.methods.heads import TextHead
-from muybridge.methods.ila import ILA, AlignedLayer, CrossAttention, PromptLayer, Prompts
+from muybridge.methods.ila import ILA, CrossAttention, PromptLayer, Prompts
 from muybridge.plain.common import block as plain_block
 from muybridge.structures import Output
 

@@ -18,8 +18,7 @@ from muybridge.backbones.text import TextTower
 from muybridge.backbones.vit import ViT
 from muybridge.errors import BadInput, CheckpointError
 from muybridge.methods import METHODS
-from muybridge.methods.base import Method
-from muybridge.methods.heads import TextHead
+from muybridge.methods.base import Method, text_head
 from muybridge.published import FORMATS
 from muybridge.published.base import Published, Told, own_tensors
 
@@ -129,7 +128,7 @@ def assemble(
     kind = METHODS[published.method]
     method = kind(backbone, published.config, classes, frames, size)
     state = dict(published.state)
-    if isinstance(getattr(method, "head", None), TextHead):
+    if text_head(method) is not None:
         state["head.features"] = method.own_state()["head.features"]
         state["head.logit_scale"] = rest.get("logit_scale", method.own_state()["head.logit_scale"]).reshape(())
     try:

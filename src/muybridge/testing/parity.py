@@ -28,8 +28,7 @@ from torch import Tensor
 
 from muybridge.errors import MuybridgeError
 from muybridge.loading import load
-from muybridge.methods.base import Method
-from muybridge.methods.heads import TextHead
+from muybridge.methods.base import Method, text_head
 from muybridge.plain import plain_twin
 from muybridge.published import FORMATS
 from muybridge.testing import backbone_cases, cases
@@ -111,7 +110,7 @@ def _method_lines(name: str, case: Case, plain: bool) -> Iterator[Line]:
     if ids is not None and recogniser.text is not None:
         with torch.no_grad():
             features = recogniser.text(torch.from_numpy(ids).long())
-        if isinstance(getattr(method, "head", None), TextHead):
+        if text_head(method) is not None:
             method.relabel(features)
     if plain:
         method = plain_twin(case.method, method)
