@@ -34,7 +34,11 @@ def test_the_plain_twin_too(path):
 def test_fast_and_plain_agree_in_values_and_gradients(family, frames, size):
     torch.manual_seed(0)
     backbone = random_backbone(tiny_backbones()[family]).double()
-    fast = build_method("evl", backbone, 5, frames, size, {"layers": 2, "heads": 4, "alignment": size == (40, 32)}).double().eval()
+    fast = (
+        build_method("evl", backbone, 5, frames, size, {"layers": 2, "heads": 4, "alignment": size == (40, 32)})
+        .double()
+        .eval()
+    )
     for parameter in fast.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)

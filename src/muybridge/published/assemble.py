@@ -157,7 +157,8 @@ def to_published(model: Model) -> dict[str, Tensor]:
         text_config, text = (model.text.config, model.text.state_dict()) if model.text else (None, None)
         scale = {name: tensor for name, tensor in model.rest.items() if name in ("logit_scale", "logit_bias")}
         clip = to_source(Converted(family, vit.config, vit.state_dict(), text_config, text, scale), family)
-        state = {model.keys.get(f"clip.{name}", form.clip_key(name)): tensor for name, tensor in clip.items()}
+        keys = {name: model.keys.get(f"clip.{name}") or form.clip_key(name) for name in clip}
+        state = {key: clip[name] for name, key in keys.items() if key is not None}
     names = form.names(model.method)
     head_scale = "head.logit_scale"
     for name, tensor in own_tensors(model.method).items():

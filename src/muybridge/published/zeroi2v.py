@@ -114,8 +114,10 @@ def names(method: Method) -> dict[str, str]:
     return {ours: theirs for theirs, ours in pairs.items() if ours in present}
 
 
-def clip_key(name: str) -> str:
-    """OpenAI's name of a tensor of CLIP's image tower -> its key in such a file."""
+def clip_key(name: str) -> str | None:
+    """OpenAI's name of a tensor of CLIP -> its key in such a file; None: the file has neither projection nor text."""
+    if name == "visual.proj" or not name.startswith("visual."):
+        return None
     return name.replace("visual.", "backbone.", 1)
 
 

@@ -18,7 +18,10 @@ def output(name: str, run: Run) -> Tensor | None:
     if ours not in run.trace:
         return None
     tensor = run.trace[ours]
-    if name.endswith("temporal_conv"):
-        tensor = tensor.permute(0, 2, 3, 1)  # [B, T, L, D] -> [B, L, D, T], then [B * L, D, T]
-    stored = run.case.outputs[name]
-    return tensor.reshape(stored.shape) if tensor.numel() == stored.size else tensor
+    if name.endswith(".temporal_conv"):
+        return tensor.permute(0, 2, 3, 1).flatten(0, 1)  # [B, T, L, D] -> [B * L, D, T]
+    if name.endswith(".frame_features"):
+        return tensor.flatten(1, 2)  # [B, T * L, D]
+    if name.endswith(".out"):
+        return tensor[:, None]  # [B, 1, D]
+    return tensor
