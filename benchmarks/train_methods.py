@@ -32,13 +32,15 @@ from muybridge.video.dataset import read_source
 
 SIX = tuple(name for name in CLASSES if any(name in pair for pair in list(PAIRS.values())[:3]))
 
+# Of the six heads of 64 channels: one looks back, one ahead, one two frames back, one two ahead.
+SHIFTS = "-1:64,+1:64,-2:64,+2:64"
 # Method -> its options and how it is trained; what depends on frozen weights only is computed once.
 SETTINGS = {
     "probe": ({}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
     "evl": ({"layers": 4}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
     "dist": ({}, TrainArgs(epochs=15, batch_size=20, lr=1e-3, warmup=2, precision="bf16", evaluate_every=5)),
-    "zeroi2v": ({}, TrainArgs(epochs=15, batch_size=20, lr=2e-3, warmup=2, precision="bf16", evaluate_every=5)),
-    "ila": ({}, TrainArgs(epochs=15, batch_size=20, lr=1e-3, warmup=2, precision="bf16", evaluate_every=5)),
+    "zeroi2v": ({"shifts": SHIFTS}, TrainArgs(epochs=15, batch_size=8, lr=1.5e-3, warmup=2, precision="bf16", evaluate_every=5)),
+    "ila": ({}, TrainArgs(epochs=15, batch_size=8, lr=1e-3, warmup=2, precision="bf16", evaluate_every=5)),
 }
 FIELDS = (
     "method,seed,classes,train_videos,val_videos,epochs,batch_size,lr,precision,top1,within_twins,trainable,"
