@@ -39,10 +39,13 @@ SETTINGS = {
     "probe": ({}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
     "evl": ({"layers": 4}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
     "dist": ({}, TrainArgs(epochs=15, batch_size=20, lr=1e-3, warmup=2, precision="bf16", evaluate_every=5)),
-    "zeroi2v": ({"shifts": SHIFTS}, TrainArgs(epochs=15, batch_size=8, lr=1.5e-3, warmup=2, precision="bf16", evaluate_every=5)),
+    "zeroi2v": (
+        {"shifts": SHIFTS},
+        TrainArgs(epochs=15, batch_size=8, lr=1.5e-3, warmup=2, precision="bf16", evaluate_every=5),
+    ),
     "ila": ({}, TrainArgs(epochs=15, batch_size=8, lr=1e-3, warmup=2, precision="bf16", evaluate_every=5)),
 }
-FIELDS = (
+FIELDS = (  # noqa: SIM905 - shorter so
     "method,seed,classes,train_videos,val_videos,epochs,batch_size,lr,precision,top1,within_twins,trainable,"
     "training_seconds,total_seconds,machine,cores,threads,torch,python"
 ).split(",")
@@ -61,7 +64,11 @@ class Lines(Progress):
 def machine() -> str:
     """The processor's name."""
     try:
-        names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
     except OSError:
         names = []
     return names[0] if names else platform.processor()

@@ -89,32 +89,6 @@ def build_text(converted: Converted, config=None) -> TextTower:
     return tower.eval()
 
 
-@torch.no_grad()
-def stages(vit: ViT, images: Tensor) -> dict[str, Tensor]:
-    """All that the cases store of an image tower."""
-    found = {"embedded": vit.embed(images)}
-    x = found["embedded"]
-    for number, block in enumerate(vit.blocks):
-        found[f"block{number}"] = x = block(x)
-    found["norm"] = vit.norm(x)
-    found["pooled"] = vit.summary(x)
-    found["projected"] = vit.project(found["pooled"])
-    return found
-
-
-@torch.no_grad()
-def text_stages(tower: TextTower, ids: Tensor) -> dict[str, Tensor]:
-    """All that the cases store of a text tower."""
-    found = {"embedded": tower.embed(ids)}
-    x = found["embedded"]
-    for number, block in enumerate(tower.blocks):
-        found[f"block{number}"] = x = block(x)
-    found["norm"] = tower.norm(x)
-    found["pooled"] = tower.summary(x, ids)
-    found["projected"] = tower.project(found["pooled"])
-    return found
-
-
 def difference(found: Tensor, wanted: Tensor) -> float:
     """Largest difference as a share of the largest value."""
     return ((found[: len(wanted)] - wanted).abs().max() / wanted.abs().max()).item()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from backbone_cases import NAMES, assert_same, build, reference, stages
+from backbone_cases import NAMES, assert_same, build, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +14,7 @@ from muybridge.backbones.sizes import recognise, what_weights_tell
 from muybridge.backbones.text import TextTower
 from muybridge.backbones.vit import ViT, ViTConfig
 from muybridge.errors import BadInput, CheckpointError, UnknownName
+from muybridge.testing.backbone_cases import image_stages
 from muybridge.testing.tiny import random_backbone, tiny_backbones
 
 
@@ -163,8 +164,8 @@ def test_zeroing_the_key_bias_changes_no_output():
     wrong = {key: tensor.clone() for key, tensor in converted.vision.items()}
     for number in range(2):
         wrong[f"blocks.{number}.attn.qkv.bias"][48:96] = 0
-    before = stages(build(converted), case.inputs["image"])["pooled"]
-    after = stages(build(replace(converted, vision=wrong)), case.inputs["image"])["pooled"]
+    before = image_stages(build(converted), case.inputs["image"])["pooled"]
+    after = image_stages(build(replace(converted, vision=wrong)), case.inputs["image"])["pooled"]
     assert (before - after).abs().max() < 1e-5
 
 
@@ -219,8 +220,8 @@ def test_registers_of_timm_get_a_class_row_of_zeros():
         assert theirs[key].shape == (1, 10, 48)
         assert not theirs[key][:, 0].any()
         again = from_source(theirs, heads=3)
-        for stage, tensor in stages(build(again), case.inputs["image"]).items():
-            assert torch.equal(tensor, stages(build(converted), case.inputs["image"])[stage])
+        for stage, tensor in image_stages(build(again), case.inputs["image"]).items():
+            assert torch.equal(tensor, image_stages(build(converted), case.inputs["image"])[stage])
         assert_same(from_source(to_source(again, "timm"), heads=3).vision, converted.vision, family)
 
 
@@ -229,7 +230,7 @@ def test_a_class_row_beside_registers_goes_into_timms_class_token():
     converted = case.converted()
     again = from_source(to_source(converted, "timm"), heads=3)
     assert again.vision["pos_embed"].shape == (1, 9, 48)
-    found, wanted = (stages(build(c), case.inputs["image"])["pooled"] for c in (again, converted))
+    found, wanted = (image_stages(build(c), case.inputs["image"])["pooled"] for c in (again, converted))
     assert torch.equal(found, wanted)
 
 

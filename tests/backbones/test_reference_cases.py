@@ -13,11 +13,10 @@ from backbone_cases import (
     build_text,
     difference,
     reference,
-    stages,
-    text_stages,
 )
 
 from muybridge.backbones.sizes import recognise
+from muybridge.testing.backbone_cases import image_stages, text_stages
 from muybridge.testing.tiny import random_backbone, tiny_backbones
 
 WITH_TEXT = [name for name in NAMES if "text/pooled" in reference(name).outputs]
@@ -30,7 +29,7 @@ def test_image_tower_stage_by_stage(name):
     compared = 0
     for key, images in case.inputs.items():
         if key.startswith("image"):
-            for stage, found in stages(vit, images).items():
+            for stage, found in image_stages(vit, images).items():
                 if (output := f"{key}/{stage}") in case.outputs:
                     assert_close(found, case.outputs[output], f"{name}: {output}")
                     compared += 1
@@ -51,7 +50,7 @@ def test_text_tower_stage_by_stage(name):
 def test_images_and_texts_compare_as_published(name):
     case = reference(name)
     converted = case.converted()
-    image = F.normalize(stages(build(converted), case.inputs["image"])["projected"], dim=-1)
+    image = F.normalize(image_stages(build(converted), case.inputs["image"])["projected"], dim=-1)
     text = F.normalize(text_stages(build_text(converted), case.inputs["text"])["projected"], dim=-1)
     assert_close(image, case.outputs["image_normalised"], f"{name}: image_normalised")
     assert_close(text, case.outputs["text_normalised"], f"{name}: text_normalised")
@@ -64,7 +63,7 @@ def test_forward_is_its_steps(name):
     case = reference(name)
     vit = build(case.converted())
     with torch.no_grad():
-        assert torch.equal(vit(case.inputs["image"]), stages(vit, case.inputs["image"])["projected"])
+        assert torch.equal(vit(case.inputs["image"]), image_stages(vit, case.inputs["image"])["projected"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,7 +96,7 @@ def test_position_rule_follows_the_source_and_matters(name):
         replace(config, position_antialias=not config.position_antialias),
         replace(config, position_offset=0.1 - config.position_offset),
     ):
-        found = stages(build(converted, wrong), case.inputs["image_other"])["embedded"]
+        found = image_stages(build(converted, wrong), case.inputs["image_other"])["embedded"]
         assert difference(found, wanted) > 100 * TOLERANCE, f"{name}: {wrong} goes unnoticed"
 
 
@@ -125,7 +124,7 @@ def test_mistakes_would_be_seen(name, mistake):
     moved = max(
         difference(found, case.outputs[f"{key}/{stage}"])
         for key in ("image", "image_faint")
-        for stage, found in stages(wrong, case.inputs[key]).items()
+        for stage, found in image_stages(wrong, case.inputs[key]).items()
         if f"{key}/{stage}" in case.outputs
     )
     assert moved > 5 * TOLERANCE, f"{name}: a wrong {mistake} moves outputs by {moved:.1e} only"

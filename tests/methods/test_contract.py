@@ -4,34 +4,16 @@ import copy
 
 import pytest
 import torch
+from method_cases import BACKBONES, CLASSES, CLOSE, FRAMES, SIZE, WITH_LABELS, draw_labels, draw_video, make
 
+from muybridge.engine.checkpoint import MODEL, load_model, model_spec, save_model
 from muybridge.engine.loss import total_loss
 from muybridge.errors import BadInput, CheckpointError
-from muybridge.methods import METHODS, build_method
-from muybridge.structures import TrainArgs
-from muybridge.testing.tiny import random_backbone, tiny_backbones
+from muybridge.methods import METHODS
+from muybridge.methods.base import text_head
+from muybridge.structures import Sampling, TrainArgs, Transform
 
-FRAMES, SIZE, CLASSES = 4, (32, 32), 5
-# fp32, outputs of order 1 that pass a few dozen sums of some hundred terms each.
-CLOSE = {"atol": 2e-6, "rtol": 1e-5}
-BACKBONES = tiny_backbones()
-OPTIONS = {
-    "dist": {"width": 48, "temporal_width": 12, "pooling_layers": 2},
-    "evl": {"layers": 2, "heads": 3},
-    "ila": {},
-    "probe": {},
-    "st_adapter": {"before_mlp": True, "kernel": (3, 3, 1)},
-    "zeroi2v": {"shifts": "-1:16,+1:20,-2:5"},
-}
-
-
-def make(name, family):
-    torch.manual_seed(0)
-    method = build_method(name, random_backbone(BACKBONES[family]), CLASSES, FRAMES, SIZE, OPTIONS.get(name, {}))
-    for parameter in method.parameters():
-        if parameter.requires_grad and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)  # tables that start at zero would hide what they do
-    return method.eval()
+LABELS = ("closing", "falling", "größer werden", "opening", "rising")
 
 
 @pytest.fixture(params=[(name, family) for name in METHODS for family in BACKBONES], ids=lambda p: "-".join(p))
@@ -41,7 +23,7 @@ def method(request):
 
 @pytest.fixture
 def video():
-    return torch.randn(3, FRAMES, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    return draw_video(3)
 
 
 def test_shapes(method, video):
@@ -68,11 +50,15 @@ def test_forward_is_readout_of_frozen(method, video):
     assert all(torch.equal(features[name], before[name]) for name in features)
 
 
-def test_gradients_reach_exactly_the_trainable_parameters(method, video):
+def assert_gradients_reach_what_trains(method, video):
     method.train()
     total_loss(method(video), torch.tensor([0, 1, 2])).backward()
     for name, parameter in method.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_gradients_reach_exactly_the_trainable_parameters(method, video):
+    assert_gradients_reach_what_trains(method, video)
     groups = method.parameter_groups(TrainArgs())
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in method.parameters() if p.requires_grad)
@@ -145,3 +131,71 @@ def test_wrong_shapes_are_told(method, video):
 def test_evaluation_is_deterministic_and_training_mode_survives(method, video):
     assert torch.equal(method(video).logits, method(video).logits)
     assert method.train().training
+
+
+# Methods that compare videos with class names: the same, with a text head.
+
+
+@pytest.fixture(params=[(name, family) for name in WITH_LABELS for family in ("clip", "siglip")], ids="-".join)
+def named(request):
+    """(name, family, method with a text head for five class names)."""
+    name, family = request.param
+    return name, family, make(name, family, draw_labels(family))
+
+
+def test_there_are_methods_with_text_heads():
+    assert {"dist", "ila"} <= set(WITH_LABELS)
+
+
+def test_text_head_shapes(named, video):
+    _, family, method = named
+    head = text_head(method)
+    assert head is not None
+    assert torch.equal(head.features, draw_labels(family))
+    logits = method(video).logits
+    assert logits.shape == (3, CLASSES)
+    assert torch.isfinite(logits).all()
+    # Cosines, scaled.
+    assert logits.abs().max() <= head.logit_scale.exp() * (1 + 1e-5)
+
+
+def test_relabel_changes_the_classes_and_keeps_the_logits_of_a_name(named, video):
+    _, family, method = named
+    before, own = method(video).logits, draw_labels(family)
+    strangers = draw_labels(family, classes=6, seed=3)
+    method.relabel(torch.cat([strangers, own[[4, 1]]]))
+    after = method(video).logits
+    assert method.classes == 8
+    assert after.shape == (3, 8)
+    torch.testing.assert_close(after[:, 6:], before[:, [4, 1]], **CLOSE)
+    assert not torch.allclose(after[:, :5], before, atol=1e-2)
+    method.relabel(own[:2])
+    assert method(video).logits.shape == (3, 2)
+    method.relabel(own)
+    assert torch.equal(method(video).logits, before)
+
+
+def test_text_head_is_saved_and_loaded(named, video, tmp_path):
+    name, _, method = named
+    spec = model_spec(name, method, "custom", LABELS, Sampling(frames=FRAMES), Transform(size=SIZE))
+    save_model(tmp_path / MODEL, method, spec)
+    loaded, told, _ = load_model(tmp_path)
+    assert told == spec
+    assert text_head(loaded) is not None
+    assert torch.equal(loaded(video).logits, method(video).logits)
+
+
+def test_gradients_of_a_text_head_reach_exactly_the_trainable_parameters(named, video):
+    _, _, method = named
+    assert_gradients_reach_what_trains(method, video)
+    assert not any(tensor.requires_grad for tensor in text_head(method).buffers())
+
+
+def test_label_features_of_another_width_are_refused(named):
+    name, family, method = named
+    wide = torch.nn.functional.pad(draw_labels(family), (0, 1))
+    sentence = rf"label features have shape \[5, {wide.shape[1]}\]; expected \[K, {wide.shape[1] - 1}\]"
+    with pytest.raises(BadInput, match=sentence):
+        make(name, family, wide)
+    with pytest.raises(BadInput, match=sentence):
+        method.relabel(wide)

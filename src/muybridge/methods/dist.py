@@ -340,7 +340,7 @@ class DiST(Method):
             r = layer.integration(u)
             self.record(f"layers.{i}.integration", r)
         z = F.layer_norm(r + u, r.shape[-1:], eps=NORM_EPS)  # factor and shift are each pooling layer's own
-        pooled, frames = self.video_token[0].expand(len(z), -1), self.frame_token.expand(*z.shape[:2], -1)
+        pooled, frames = self.video_token[0].expand(z.shape[0], -1), self.frame_token.expand(*z.shape[:2], -1)
         for i, pool in enumerate(self.pooling):
             pooled, frames = pool(pooled, frames, z)
             self.record(f"pooling.{i}.video_token", pooled)

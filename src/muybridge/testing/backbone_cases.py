@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,23 +76,21 @@ def _kept(case: Case, name: str, tensor: Tensor) -> int:
 
 def image_stages(vit: ViT, images: Tensor) -> dict[str, Tensor]:
     """All that cases store of an image tower: images [N, 3, H, W] -> stage -> tensor."""
-    found = {"embedded": vit.embed(images)}
-    x = found["embedded"]
-    for number, block in enumerate(vit.blocks):
-        found[f"block{number}"] = x = block(x)
-    found["norm"] = vit.norm(x)
-    found["pooled"] = vit.summary(x)
-    found["projected"] = vit.project(found["pooled"])
-    return found
+    return _stages(vit, images, vit.summary)
 
 
 def text_stages(tower: TextTower, ids: Tensor) -> dict[str, Tensor]:
     """All that cases store of a text tower: ids [K, L] -> stage -> tensor."""
-    found = {"embedded": tower.embed(ids)}
+    return _stages(tower, ids, lambda x: tower.summary(x, ids))
+
+
+@torch.no_grad()
+def _stages(tower: ViT | TextTower, given: Tensor, summary: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    found = {"embedded": tower.embed(given)}
     x = found["embedded"]
     for number, block in enumerate(tower.blocks):
         found[f"block{number}"] = x = block(x)
     found["norm"] = tower.norm(x)
-    found["pooled"] = tower.summary(x, ids)
+    found["pooled"] = summary(x)
     found["projected"] = tower.project(found["pooled"])
     return found
