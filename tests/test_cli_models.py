@@ -1,12 +1,14 @@
 """`muybridge list | info | convert` and the options that load published checkpoints."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from muybridge import cli
+from muybridge.backbones.weights import BACKBONES
 from muybridge.loading import load
 from muybridge.methods import METHODS, build_method
 from muybridge.published.assemble import Model, to_published
@@ -33,7 +35,7 @@ def checkpoint(tmp_path_factory):
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
     torch.save({"state_dict": to_published(Model("zeroi2v", method)), "meta": {"epoch": 3}}, folder / "x.pth")
-    recipe = {"method": "zeroi2v", "backbone": "custom", "sampling": {"frames": 4}, "transform": {"size": [32, 32]}}
+    recipe = {"method": "zeroi2v", "backbone": "tiny_clip", "sampling": {"frames": 4}, "transform": {"size": [32, 32]}}
     (folder / "x.json").write_text(json.dumps(recipe | {"zeroi2v": OPTIONS | {"hidden": 12}}))
     return folder
 
@@ -61,20 +63,17 @@ def test_info_of_a_recipe(capsys):
 
 
 def convert(capsys, checkpoint, out, *more):
-    # 48 channels are no multiple of 64, so the heads are in no published file's rule: the test's own.
     return told(capsys, "convert", checkpoint / "x.pth", "--recipe", checkpoint / "x.json", "--out", out, *more)
 
 
-@pytest.fixture
-def three_heads(monkeypatch):
-    """The rule for heads of the tiny file: 16 channels each."""
-    from muybridge.published import assemble
-
-    plain = assemble.from_source
-    monkeypatch.setattr(assemble, "from_source", lambda *args, **kw: plain(*args, **{**kw, "heads": 3}))
+@pytest.fixture(autouse=True)
+def tiny_clip(monkeypatch):
+    """A backbone of the table with 3 heads of 16 channels."""
+    entry = replace(BACKBONES["clip_vitb16"], name="tiny_clip", config=tiny_backbones()["clip"])
+    monkeypatch.setitem(BACKBONES, "tiny_clip", entry)
 
 
-def test_convert_there_and_back(capsys, checkpoint, tmp_path, three_heads):
+def test_convert_there_and_back(capsys, checkpoint, tmp_path):
     code, out, err = convert(capsys, checkpoint, tmp_path / "run", "--labels", "falling, rising")
     assert code == 0, err
     assert "muybridge predict" in out
@@ -94,7 +93,7 @@ def test_convert_there_and_back(capsys, checkpoint, tmp_path, three_heads):
     assert all(torch.equal(back[key], tensor) for key, tensor in wanted.items())
 
 
-def test_convert_writes_nothing_over_and_says_what_is_not_known(capsys, checkpoint, tmp_path, three_heads):
+def test_convert_writes_nothing_over_and_says_what_is_not_known(capsys, checkpoint, tmp_path):
     code, _, err = convert(capsys, checkpoint, tmp_path / "run")
     assert code == 0
     assert "The class names are not known" in err
@@ -109,7 +108,7 @@ def test_convert_writes_nothing_over_and_says_what_is_not_known(capsys, checkpoi
     assert "Choose one of: muybridge, published" in err
 
 
-def test_info_of_a_run_reads_no_tensors(capsys, checkpoint, tmp_path, three_heads):
+def test_info_of_a_run_reads_no_tensors(capsys, checkpoint, tmp_path):
     convert(capsys, checkpoint, tmp_path / "run")
     code, out, err = told(capsys, "info", tmp_path / "run", "--json")
     assert code == 0, err
@@ -120,9 +119,7 @@ def test_info_of_a_run_reads_no_tensors(capsys, checkpoint, tmp_path, three_head
     assert found["method"] == "zeroi2v"
 
 
-def test_predicting_with_another_number_of_frames_is_refused_or_interpolated(
-    capsys, checkpoint, tmp_path, three_heads, videos
-):
+def test_predicting_with_another_number_of_frames_is_refused_or_interpolated(capsys, checkpoint, tmp_path, videos):
     convert(capsys, checkpoint, tmp_path / "run", "--labels", "falling,rising")
     film = videos / "val/rising/0.mp4"
     code, _, err = told(capsys, "predict", tmp_path / "run", film, "--frames", 6)

@@ -5,6 +5,7 @@ import os
 import sys
 import types
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from muybridge.backbones.convert import Converted, to_source
 from muybridge.backbones.text import TextConfig, TextTower
+from muybridge.backbones.weights import BACKBONES
 from muybridge.errors import BadInput, CheckpointError, MissingFile, UnknownName
 from muybridge.loading import load
 from muybridge.methods import build_method
@@ -167,6 +169,79 @@ def test_what_is_told_must_agree_and_be_known():
         load(tensors(case), config=case.config | {"adapter_scal": 1})
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_numbers_that_cannot_be_right_are_named(name):
+    case = cases.load(FOLDER / f"{name}.json")
+    key = next(key for key in case.state_dict if key.endswith(("fc1.bias", "c_fc.bias", "message_fc.bias")))
+    state = tensors(case)
+    wrong = {
+        "not finite": state[key].clone().index_fill_(0, torch.tensor([0]), float("nan")),
+        "fp64, of which fp32 would lose digits": state[key].double() + 1e-12,
+        "complex": state[key].to(torch.complex64),
+    }
+    for sentence, tensor in wrong.items():
+        with pytest.raises(CheckpointError, match=f"{key.split('.')[-2]}.*{sentence}"):
+            load({**state, key: tensor}, config=case.config)
+    parts = ("decoder.decoder_layers.", "dist_net.", "message_fc.", "cls_head.")
+    own = next(key for key in state if any(part in key for part in parts) and key.endswith("bias"))
+    with pytest.raises(CheckpointError, match="whole numbers"):
+        load({**state, own: state[own].long()}, config=case.config)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_half_precision_comes_back_as_it_was(name):
+    case = cases.load(FOLDER / f"{name}.json")
+    state = {key: x.half() if x.is_floating_point() else x for key, x in tensors(case).items()}
+    back = load(state, config=case.config).to_published()
+    for key, tensor in state.items():
+        assert back[key].dtype == tensor.dtype, key
+        assert torch.equal(back[key], tensor), key
+
+
+def test_a_key_with_and_without_its_prefix_is_one_too_many():
+    evl, zero = (cases.load(FOLDER / f"{name}.json") for name in ("evl/tiny_convonly", "zeroi2v/tiny_basic"))
+    for case, key in ((evl, "proj.2.weight"), (zero, "module.cls_head.fc_cls.weight")):
+        other = "module." + key if "module." + key in case.state_dict else key.removeprefix("module.")
+        state = tensors(case)
+        with pytest.raises(CheckpointError, match="with and without"):
+            load({**state, key: state[other]}, config=case.config)
+
+
+def test_two_names_of_one_value_must_agree():
+    case = cases.load(FOLDER / "zeroi2v/tiny_basic.json")
+    with pytest.raises(CheckpointError, match="scale is given as 1, but adapter_scale as 0.5"):
+        load(tensors(case), config=case.config | {"scale": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", 48), ("layers", 4), ("patch", [4, 8]), ("mlp_factor", 2.0), ("activation", "gelu")]
+)
+def test_what_is_told_of_evls_image_tower_is_compared(name, value):
+    case = cases.load(FOLDER / "evl/tiny_grads.json")
+    config = case.config | {"backbone": case.config["backbone"] | {name: value}}
+    if name == "activation":  # no tensor tells: another function is another model
+        wanted = torch.from_numpy(case.outputs["logits"])
+        assert (load(tensors(case), config=config).method(video_of(case)).logits - wanted).abs().max() > 1e-3
+        return
+    with pytest.raises(CheckpointError, match="image transformer's"):
+        load(tensors(case), config=config)
+
+
+def test_heads_that_nobody_tells_are_asked_for():
+    case = cases.load(FOLDER / "zeroi2v/tiny_basic.json")
+    config = {name: value for name, value in case.config.items() if name != "heads"}
+    with pytest.raises(BadInput, match="do not tell heads: 32 channels"):
+        load(tensors(case), config=config)
+
+
+def test_values_of_another_type_are_told():
+    case = cases.load(FOLDER / "evl/tiny_grads.json")
+    with pytest.raises(BadInput, match="decoder is 4; expected its fields by name"):
+        load(tensors(case), config=case.config | {"decoder": 4})
+    with pytest.raises(CheckpointError, match="EVL's format, but a tensor has another shape, or a value"):
+        load(tensors(case), config=case.config | {"decoder": case.config["decoder"] | {"mlp_factor": "x"}})
+
+
 # Recipes of a tiny world, so that nothing of full size is needed.
 
 
@@ -176,7 +251,11 @@ def tiny_world(monkeypatch):
     common = {
         "dataset": "hmdb51",
         "classes": 51,
-        "recipe": {"sampling": {"frames": 4, "rule": "uniform"}, "transform": {"size": [32, 32]}},
+        "recipe": {
+            "backbone": "tiny_clip",
+            "sampling": {"frames": 4, "rule": "uniform"},
+            "transform": {"size": [32, 32]},
+        },
     }
     entries = {
         f"zeroi2v_tiny_{scale}": (
@@ -193,7 +272,8 @@ def tiny_world(monkeypatch):
     }
     monkeypatch.setattr(library, "_entries", lambda: entries)
     monkeypatch.setattr(library, "_files", lambda: {"zeroi2v": {}})
-    monkeypatch.setattr("muybridge.loading._same_tower", lambda published, recipe: True)
+    tiny = replace(BACKBONES["clip_vitb16"], name="tiny_clip", config=tiny_backbones()["clip"])
+    monkeypatch.setitem(BACKBONES, "tiny_clip", tiny)
     torch.manual_seed(0)
     backbone = random_backbone(tiny_backbones()["clip"])
     options = {"shifts": "-1:16,+1:16", "scale": 1.0}
@@ -218,21 +298,20 @@ def test_the_recipe_is_found_by_name_by_hash_or_given(tiny_world, tmp_path):
     method, entries = tiny_world
     wanted = method(torch.ones(1, 4, 3, 32, 32)).logits
     named = tiny_file(method, tmp_path / "tiny_1.0.pth")
-    extra = {"heads": 3}  # 48 channels are no multiple of 64
-    recogniser = load(named, config=extra)
+    recogniser = load(named)  # 3 heads of 16 channels: the recipe's backbone tells
     torch.testing.assert_close(logits_of(recogniser), wanted, atol=1e-5, rtol=1e-5)
     assert recogniser.labels[0] == "brush_hair"
     assert recogniser.sampling.rule == "uniform"
     assert "by the file's name" in recogniser.notes[0]
 
     other = tiny_file(method, tmp_path / "mine.pth")
-    assert load(other, config=extra, recipe="zeroi2v_tiny_1.0").trained.config.scale == 1.0
-    assert load(other, config=extra, recipe="zeroi2v_tiny_0.5").trained.config.scale == 0.5
+    assert load(other, recipe="zeroi2v_tiny_1.0").trained.config.scale == 1.0
+    assert load(other, recipe="zeroi2v_tiny_0.5").trained.config.scale == 0.5
 
     from muybridge.backbones.files import sha256_of
 
     entries["zeroi2v_tiny_1.0"][1]["files"].append({"name": "elsewhere.pth", "sha256": sha256_of(other)})
-    found = load(other, config=extra)
+    found = load(other)
     assert found.trained.config.scale == 1.0
     assert "SHA-256" in found.notes[0]
 
@@ -252,12 +331,26 @@ def test_a_recipe_that_does_not_fit_is_told(tiny_world, tmp_path):
     file = tiny_file(method, tmp_path / "mine.pth")
     entries["zeroi2v_tiny_1.0"][1]["recipe"]["sampling"]["frames"] = 8
     with pytest.raises(CheckpointError, match="4 frames; the recipe says 8"):
-        load(file, config={"heads": 3}, recipe="zeroi2v_tiny_1.0")
+        load(file, recipe="zeroi2v_tiny_1.0")
     entries["zeroi2v_tiny_0.5"][1]["dataset"] = "ucf101"
     with pytest.raises(CheckpointError, match="51 classes, but 101"):
-        load(file, config={"heads": 3}, recipe="zeroi2v_tiny_0.5")
+        load(file, recipe="zeroi2v_tiny_0.5")
     with pytest.raises(CheckpointError, match="51 classes, but 2 labels are given"):
         load(file, config={"heads": 3, "scale": 1.0, "shifts": "none"}, labels=["a", "b"])
+
+
+def test_the_recipes_backbone_and_size_must_be_those_of_the_file(tiny_world, tmp_path, monkeypatch):
+    method, entries = tiny_world
+    file = tiny_file(method, tmp_path / "tiny_1.0.pth")
+    deeper = replace(BACKBONES["tiny_clip"], config=replace(BACKBONES["tiny_clip"].config, depth=3))
+    monkeypatch.setitem(BACKBONES, "tiny_clip", deeper)
+    with pytest.raises(CheckpointError, match="depth is 2, but the recipe or config says 3"):
+        load(file)
+    monkeypatch.undo()
+    entries["zeroi2v_tiny_1.0"][1]["recipe"] |= {"backbone": "custom", "transform": {"size": [48, 48]}}
+    monkeypatch.setattr(library, "_entries", lambda: entries)
+    with pytest.raises(CheckpointError, match="reads 32x32 px; the recipe says 48x48"):
+        load(file, config={"heads": 3}, recipe="zeroi2v_tiny_1.0")
 
 
 def test_without_a_recipe_classes_are_numbered_and_that_is_said(tiny_world, tmp_path):
@@ -273,8 +366,8 @@ def test_other_frames_are_refused_or_interpolated(tiny_world, tmp_path):
     method, _ = tiny_world
     file = tiny_file(method, tmp_path / "tiny_1.0.pth")
     with pytest.raises(BadInput, match="reads 4 frames of 32x32 px; 6 frames of 32x32 px are asked for.*--interpolate"):
-        load(file, config={"heads": 3}, frames=6)
-    other = load(file, config={"heads": 3}, frames=6, image_size=(48, 48), interpolate=True)
+        load(file, frames=6)
+    other = load(file, frames=6, image_size=(48, 48), interpolate=True)
     assert other.sampling.frames == 6
     with torch.no_grad():
         assert other.method(torch.ones(1, 6, 3, 48, 48)).logits.shape == (1, 51)
@@ -361,6 +454,77 @@ def test_class_names_make_the_classifier(dist_state, tmp_path):
 
 def test_other_names_need_a_text_head(tiny_world, tmp_path):
     method, _ = tiny_world
-    recogniser = load(tiny_file(method, tmp_path / "tiny_1.0.pth"), config={"heads": 3})
+    recogniser = load(tiny_file(method, tmp_path / "tiny_1.0.pth"))
     with pytest.raises(BadInput, match="linear head for its 51 classes"):
         recogniser.relabel(["a", "b"])
+
+
+# What was trained here, in the authors' format.
+
+
+@pytest.mark.parametrize("name", ["evl", "ila", "dist", "zeroi2v"])
+def test_a_model_that_was_trained_here_is_written_and_read_again(name, tmp_path):
+    torch.manual_seed(0)
+    backbone = random_backbone(tiny_backbones()["clip"])
+    options = {
+        "evl": {"layers": 2, "heads": 3},
+        "ila": {"integration_heads": 2, "prompt_heads": 2},
+        "dist": {"width": 64, "temporal_width": 12, "pooling_layers": 1},
+        "zeroi2v": {"shifts": "-1:16", "scale": 1.0},
+    }[name]
+    features = torch.randn(5, 32) if name in ("ila", "dist") else None
+    method = build_method(name, backbone, 5, 4, (32, 32), options, features).eval()
+    if features is not None:
+        method.head.logit_scale.fill_(3.0)
+    state = to_published(Model(name, method))
+    config = {"evl": {"heads": 3}, "zeroi2v": {"heads": 3, "shifts": "-1:16", "scale": 1.0}}.get(name)
+    config = config or {"vision_heads": 3, "num_classes": 5}
+    config |= {"integration_heads": 2, "prompt_heads": 2} if name == "ila" else {}
+    if name == "evl":
+        state |= to_source(clip_of(backbone), "openclip")
+        config |= {"backbone": {"heads": 3}}
+    again = load(state, config=config)
+    if features is not None:
+        again.use_label_features(features, list("abcde"))
+    video = torch.randn(2, 4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again.trained(video).logits, method(video).logits, rtol=0, atol=0)
+    # Through a run folder too.
+    again.save(tmp_path / "run", text=True)
+    back = load(tmp_path / "run").to_published()
+    own = {key for key in state if not key.startswith("visual.")} if name == "evl" else set(state)
+    assert set(back) == own
+    assert all(torch.equal(back[key], state[key]) for key in back)
+
+
+def clip_of(backbone):
+    return Converted("openclip", backbone.config, backbone.state_dict(), None, None, {})
+
+
+@pytest.mark.parametrize("name", ["ila", "dist", "zeroi2v"])
+def test_what_the_authors_code_would_compute_otherwise_is_not_written(name):
+    options = {"dist": {"width": 64, "temporal_width": 12, "pooling_layers": 1}}.get(name, {})
+    features = torch.randn(5, 32) if name in ("ila", "dist") else None
+    gelu = random_backbone(replace(tiny_backbones()["clip"], activation="gelu"))
+    with pytest.raises(CheckpointError, match="activation=quick_gelu; this backbone has gelu"):
+        to_published(Model(name, build_method(name, gelu, 5, 4, (32, 32), options, features)))
+    dino = random_backbone(tiny_backbones()["dinov2"])
+    with pytest.raises(CheckpointError):
+        to_published(Model(name, build_method(name, dino, 5, 4, (32, 32), options)))
+
+
+def test_evl_with_alignment_has_no_place_in_the_format():
+    backbone = random_backbone(tiny_backbones()["clip"])
+    method = build_method("evl", backbone, 5, 4, (32, 32), {"layers": 2, "heads": 3, "alignment": True})
+    with pytest.raises(CheckpointError, match="no place for 'layers.0.alignment"):
+        to_published(Model("evl", method))
+
+
+def test_labels_must_be_a_list_of_different_names(tiny_world, tmp_path):
+    method, _ = tiny_world
+    file = tiny_file(method, tmp_path / "tiny_1.0.pth")
+    for wrong in ("abcde", ["a"], ["a", "a"]):
+        with pytest.raises(BadInput, match="labels (are|is one text)"):
+            load(file, labels=wrong)
+    with pytest.raises(MissingFile, match="nothing at"):
+        load(tmp_path / "nothere.pth", recipe="zeroi2v_tiny_1.0")

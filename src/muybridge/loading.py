@@ -21,7 +21,7 @@ from torch import Tensor
 
 from muybridge.backbones.files import read_state_dict, sha256_of
 from muybridge.backbones.vit import ViT
-from muybridge.backbones.weights import backbone_info, load_backbone
+from muybridge.backbones.weights import BACKBONES, backbone_info, load_backbone
 from muybridge.engine.checkpoint import is_model, load_model, model_spec
 from muybridge.errors import BadInput, CheckpointError, MissingFile, MuybridgeError
 from muybridge.methods.base import text_head
@@ -83,7 +83,13 @@ def load(
         CheckpointError: the file is damaged, of no known format, or its keys, shapes or values disagree.
         BadInput: something that the tensors do not tell is not given; the recipes that fit are listed.
     """
-    if not isinstance(source, Mapping) and (Path(source).is_dir() or is_model(source) or not Path(source).exists()):
+    if isinstance(labels, str):
+        raise BadInput("labels is one text; expected a list of class names.")
+    if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        raise BadInput(f"labels are {', '.join(labels) or 'empty'}; expected at least 2 different names.")
+    if not isinstance(source, Mapping) and not Path(source).exists():
+        raise MissingFile(f"There is nothing at {source}; expected a run folder or a file.")
+    if not isinstance(source, Mapping) and (Path(source).is_dir() or is_model(source)):
         if config or recipe:
             raise BadInput(f"{source} says itself what it is; config and recipe are for published checkpoints.")
         method, spec, text = load_model(source, weights)
@@ -142,17 +148,30 @@ def _load_published(
     names = _names(published, entry, labels, what)
     frames = setting.sampling.frames if setting is not None else None
     backbone = None if published.clip else _backbone(source, setting, weights, what)
-    model = assemble(published, len(names) if names else None, published.frames or frames, backbone)
+    tower = BACKBONES[setting.backbone].config if setting is not None and setting.backbone in BACKBONES else None
+    try:
+        model = assemble(published, len(names) if names else None, published.frames or frames, backbone, tower)
+    except (BadInput, CheckpointError) as error:
+        fitting = _fitting(state, name) if setting is None else []
+        more = f" Recipes that fit its tensors: {', '.join(fitting)}." if fitting else ""
+        raise type(error)(f"{what}: {error}{more}") from None
     method = model.method
+    if setting is not None and setting.transform.size != method.image_size:
+        raise CheckpointError(
+            f"{what} reads {method.image_size[0]}x{method.image_size[1]} px; the recipe says "
+            f"{setting.transform.size[0]}x{setting.transform.size[1]}."
+        )
     if setting is not None and method.frames != setting.sampling.frames:
         raise CheckpointError(f"{what} has {method.frames} frames; the recipe says {setting.sampling.frames}.")
     if not names:
         names = tuple(f"class {index}" for index in range(method.classes))
         notes.append("The class names are not known: classes are numbered. Give them with --labels.")
-    sampling = setting.sampling if setting is not None else Sampling(frames=method.frames)
-    transform = setting.transform if setting is not None else Transform(mean=CLIP_MEAN, std=CLIP_STD)
-    if setting is None:
-        notes.append("No recipe tells how frames were sampled and pixels scaled: one view, CLIP's statistics.")
+    if setting is not None:
+        sampling, transform = setting.sampling, setting.transform
+    else:
+        sampling = Sampling(frames=method.frames)
+        transform, whose = _pixels(name)
+        notes.append(f"No recipe tells how frames are sampled: one view of {method.frames}. Pixel statistics: {whose}.")
     transform = replace(
         transform, size=method.image_size, mean=transform.mean or CLIP_MEAN, std=transform.std or CLIP_STD
     )
@@ -187,6 +206,16 @@ def _setting(
         entry = published_recipe(found[0])
         return entry, entry.recipe, f"Recipe {found[0]}, by the file's name."
     return None, None, ""
+
+
+def _pixels(name: str) -> tuple[Transform, str]:
+    """Pixel statistics that all published recipes of a method share; else CLIP's. And whose they are."""
+    shared = {(r.mean, r.std) for r in (published_recipe(other).recipe.transform for other in recipe_names(name))}
+    if len(shared) == 1:
+        ((mean, std),) = shared
+        if mean is not None and std is not None:
+            return Transform(mean=mean, std=std), f"those of all published recipes of {name}"
+    return Transform(mean=CLIP_MEAN, std=CLIP_STD), "CLIP's"
 
 
 def _fitting(state: State, name: str) -> list[str]:

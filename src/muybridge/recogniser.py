@@ -113,9 +113,7 @@ class Recogniser:
         Raises:
             BadInput: this model has a linear head, fewer than 2 names, or a name twice.
         """
-        labels = tuple(labels)
-        if len(labels) < 2 or len(set(labels)) < len(labels):
-            raise BadInput(f"labels are {', '.join(labels) or 'empty'}; expected at least 2 different names.")
+        labels = _distinct(labels)
         if text_head(self.trained) is None:
             raise BadInput(
                 f"This model has a linear head for its {len(self.labels)} classes; "
@@ -125,11 +123,14 @@ class Recogniser:
 
     def use_label_features(self, features: Tensor, labels: Sequence[str]) -> None:
         """As `relabel`, with features [K, E] of the class names that were computed elsewhere."""
+        labels = _distinct(labels)
+        if not torch.isfinite(features).all() or not features.any(dim=-1).all():
+            raise BadInput("Label features must be finite and none of them zero.")
         if len(labels) != len(features):
             raise BadInput(f"{len(labels)} labels for {len(features)} label features; expected as many.")
         for method in {id(method): method for method in (self.trained, self.method)}.values():
             method.relabel(features)
-        self.spec = replace(self.spec, labels=tuple(labels))
+        self.spec = replace(self.spec, labels=labels)
 
     def _encode(self, labels: Sequence[str], weights: str | Path | None) -> Tensor:
         tokenizer: Tokenizer
@@ -197,3 +198,10 @@ class Recogniser:
             views = test_indices(opened.frame_count, self.sampling)
             frames = opened.read([index for view in views for index in view])
         return list(frames.reshape(len(views), self.sampling.frames, *frames.shape[1:]))
+
+
+def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(labels)
+    if isinstance(labels, str) or len(names) < 2 or len(set(names)) < len(names):
+        raise BadInput(f"labels are {', '.join(names) or 'empty'}; expected at least 2 different names.")
+    return names

@@ -14,7 +14,7 @@ def test_products_in_bf16_are_as_exact_as_the_fused_attention(queries):
     weight = torch.randn(2, 3, queries, 16, generator=generator, dtype=torch.float64)
 
     def run(attention, dtype):
-        inputs = [tensor.to(dtype).requires_grad_() for tensor in (q, k, v)]
+        inputs = [tensor.detach().clone().to(dtype).requires_grad_() for tensor in (q, k, v)]
         out = attention(*inputs)
         (out.double() * weight).sum().backward()
         return [out.detach().double(), *(tensor.grad.double() for tensor in inputs)]

@@ -141,13 +141,13 @@ def test_damaged_files_are_refused_by_key(published):
             read_published({**published, stranger: torch.zeros(1)})
     missing = dict(published)
     del missing[name]
-    with pytest.raises(CheckpointError, match="layers.1.integration.mlp.fc1.weight"):
+    with pytest.raises(CheckpointError, match="integration_nets.1.ffn.c_fc.weight"):
         assemble(read_published(missing, {"classes": 5}))
     del missing[f"{PREFIX}dist_net.temporal_stem.weight"]
     with pytest.raises(CheckpointError, match="temporal_stem.weight"):
         read_published(missing)
     misshapen = {**published, name: torch.zeros(7, 48)}
-    with pytest.raises(CheckpointError, match="layers.1.integration.mlp.fc1.weight"):
+    with pytest.raises(CheckpointError, match="integration_nets.1.ffn.c_fc.weight"):
         assemble(read_published(misshapen, {"classes": 5}))
     del misshapen[f"{PREFIX}visual.ln_post.weight"]
     with pytest.raises(CheckpointError, match="ln_post.weight"):

@@ -175,7 +175,7 @@ def test_published_keys_are_all_listed_or_refused():
     with pytest.raises(CheckpointError, match="stranger"):
         read_published({**published, "module.stranger": torch.zeros(1)}, {"heads": 3})
     wrong = {**published, "module.proj.0.bias": torch.zeros(7)}
-    with pytest.raises(CheckpointError, match=r"head.norm.bias is \[7\], expected \[48\]"):
+    with pytest.raises(CheckpointError, match=r"module.proj.0.bias is \[7\], expected \[48\]"):
         assemble(read_published(wrong, {"heads": 3}), backbone=ViT(CONFIG))
     del published["module.decoder.decoder_layers.0.mlp.fc1.weight"]
     with pytest.raises(CheckpointError, match="mlp.fc1.weight"):

@@ -425,15 +425,15 @@ def test_an_unknown_key_is_named(published, key):
 
 
 @pytest.mark.parametrize(
-    ("key", "ours"),
+    "key",
     [
-        ("backbone.transformer.resblocks.1.S_Adapter.D_fc2.weight", "adapters.1.after_attention.fc2.weight"),
-        ("cls_head.fc_cls.bias", "head.bias"),
-        ("backbone.transformer.resblocks.0.mlp.c_fc.weight", "c_fc"),
+        "backbone.transformer.resblocks.1.S_Adapter.D_fc2.weight",
+        "cls_head.fc_cls.bias",
+        "backbone.transformer.resblocks.0.mlp.c_fc.weight",
     ],
 )
-def test_a_misshapen_tensor_is_named(published, key, ours):
+def test_a_misshapen_tensor_is_named(published, key):
     state = dict(published[0])
     state[key] = torch.zeros(*state[key].shape[:-1], state[key].shape[-1] + 1)
-    with pytest.raises(CheckpointError, match=ours):
+    with pytest.raises(CheckpointError, match=key.removeprefix("backbone.")):
         assemble(read_published(state, TOLD))

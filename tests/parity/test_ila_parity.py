@@ -173,7 +173,7 @@ def test_fast_is_plain(shape, mode):
 # ---- the published format
 
 VARIANTS = [(interaction, head) for interaction in ("depthwise", "full") for head in ("linear", "text")]
-TOLD = {"vision_heads": 3}
+TOLD = {"vision_heads": 3, "integration_heads": 0}
 
 
 def as_file(interaction, head, **options):
@@ -216,7 +216,7 @@ def test_own_options_can_be_told():
         assert getattr(config, name) == told[name]
     assert config.auxiliary_weight == 0.5
     assert config.head == "text"
-    assert read_published(state, {"image_size": 32}).image_size == (32, 32)
+    assert read_published(state, TOLD | {"image_size": 32}).image_size == (32, 32)
 
 
 @pytest.mark.parametrize(
@@ -229,23 +229,23 @@ def test_own_options_can_be_told():
         ({"prompts_layers": 3}, "prompts_layers is given as 3"),
         ({"layers": 12}, "layers is given as 12"),
         ({"width": 768}, "width is given as 768"),
-        ({"patch_size": 16}, "patch_size is given as 16"),
+        ({"patch_size": 16}, r"patch_size is given as \(16, 16\), but the tensors say \(8, 8\)"),
         ({"embed_dim": 512}, "embed_dim is given as 512"),
     ],
 )
 def test_contradictions_are_told(told, message):
     with pytest.raises(CheckpointError, match=message):
-        read_published(as_file("depthwise", "text")[1], told)
+        read_published(as_file("depthwise", "text")[1], TOLD | told)
 
 
 def test_mixed_variants_are_neither_of_the_two():
     with pytest.raises(CheckpointError, match="neither of the two"):
-        read_published(as_file("full", "text")[1], {"variant": "k400"})
+        read_published(as_file("full", "text")[1], TOLD | {"variant": "k400"})
 
 
 def test_unknown_names_are_told():
     with pytest.raises(UnknownName, match="num_frame"):
-        read_published(as_file("full", "linear")[1], {"num_frame": 4})
+        read_published(as_file("full", "linear")[1], TOLD | {"num_frame": 4})
 
 
 @pytest.mark.parametrize(

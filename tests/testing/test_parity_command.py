@@ -69,12 +69,51 @@ def test_a_wrong_value_fails(tmp_path, capsys):
         (lambda raw: raw.update(method="tsm"), "no method 'tsm'"),
         (lambda raw: raw["outputs"]["logits"].update(shape=[5, 2]), "shape"),
         (lambda raw: raw["outputs"]["logits"]["data"].__setitem__(0, math.nan), "logits"),
+        (lambda raw: raw["outputs"]["logits"]["data"].__setitem__(0, math.inf), "logits"),
+        (lambda raw: next(iter(raw["grads"].values())).update(norm=math.nan), "not a number"),
+        (lambda raw: next(iter(raw["grads"].values()))["head"].__setitem__(0, math.nan), "not a number"),
+        (lambda raw: raw["config"]["backbone"].update(width=64), "image transformer's width is 32"),
+        (lambda raw: raw.update(outputz={}), "unknown fields: outputz"),
+        (lambda raw: raw.update(outputs=[1]), "AttributeError"),
+        (lambda raw: raw.update(method="ila"), "the state dict is one of evl"),
         (lambda raw: raw.pop("state_dict"), "state_dict"),
     ],
 )
 def test_whatever_is_not_known_or_wrong_fails(tmp_path, capsys, change, sentence):
     assert main([str(changed(tmp_path, "evl/tiny_convonly.json", change))]) == 1
     assert any("FAIL" in line and sentence in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw["config"].update(width=64),
+        lambda raw: raw["config"].update(surprise=1),
+        lambda raw: raw["config"].update(layer_scale=False),
+        lambda raw: raw.update(mode="train"),
+        lambda raw: raw.update(grads={"blocks.0": {"norm": 1.0, "head": [1.0]}}),
+        lambda raw: raw["inputs"].update(audio={"shape": [2]}),
+        lambda raw: raw["outputs"].update({"image/block7": {"shape": [1], "data": [0.0]}}),
+    ],
+)
+def test_backbone_cases_that_say_what_is_not_so_fail(tmp_path, change):
+    assert main([str(changed(tmp_path, "backbones/facebook_dinov2.json", change))]) == 1
+
+
+def test_a_case_that_stores_nothing_is_a_failure(tmp_path, capsys):
+    path = changed(tmp_path, "evl/tiny_convonly.json", lambda raw: raw.update(outputs={}, grads={}))
+    assert main([str(path)]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "compared 1 of 1"
+
+
+def test_texts_of_another_number_than_the_classes_fail(tmp_path):
+    path = changed(tmp_path, "ila/tiny_k400.json", lambda raw: raw["config"].update(num_classes=6))
+    assert any("5 texts for 6 classes" in str(line) for line in run_case(path))
+
+
+def test_auxiliary_losses_count_in_evaluation_too(tmp_path):
+    both = changed(tmp_path, "ila/tiny_k400.json", lambda raw: raw.update(loss="logsumexp+aux"))
+    assert any(not line.passed and line.name.startswith("gradient") for line in run_case(both))
 
 
 def test_nothing_compared_is_a_failure(tmp_path, capsys):

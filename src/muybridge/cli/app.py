@@ -75,7 +75,11 @@ def parse_labels(text: str | None) -> tuple[str, ...] | None:
     """Class names from the command line: a file with one a line, or names separated by commas."""
     if text is None:
         return None
-    if Path(text).is_file():
+    try:
+        is_file = Path(text).is_file()
+    except OSError:  # longer than a file's name can be
+        is_file = False
+    if is_file:
         from muybridge.video.labels import read_labels
 
         return read_labels(text)

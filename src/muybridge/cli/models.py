@@ -102,8 +102,7 @@ def info(
     *,
     classes: int = 400,
     batch: int = 1,
-    recipe: str | None = None,
-    weights: Path | None = None,
+    loading: Loading = DEFAULT,
     json: bool = False,
 ) -> None:
     """Parameters, multiply-adds and training memory of a recipe, a run or a checkpoint.
@@ -112,8 +111,6 @@ def info(
         what: name of a published recipe (`muybridge list recipes`), recipe file, run folder, or published checkpoint.
         classes: how many, for a recipe file.
         batch: videos in a training step, for the memory.
-        recipe: for a published checkpoint, the recipe that says what its tensors do not tell.
-        weights: for a published checkpoint, a file with its image transformer where it does not hold it.
         json: print as JSON.
     """
     from muybridge.engine.checkpoint import is_model, read_spec
@@ -133,8 +130,7 @@ def info(
         if path.is_dir() or is_model(path):
             spec = read_spec(path)
         else:
-            recogniser = Loading(recipe=recipe, weights=weights).load(path)
-            spec = recogniser.spec
+            spec = loading.load(path).spec
         found = model_info(
             spec.method,
             from_dict(ViTConfig, spec.backbone_config),

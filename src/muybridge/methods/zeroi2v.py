@@ -236,7 +236,8 @@ class ZeroI2V(Method):
         widths = [width for _, width in self.shifts]
         slices = channels.split([*widths, heads * d - sum(widths)], dim=-1)
         moved = [look(part, offset) for part, (offset, _) in zip(slices, self.shifts, strict=False)]
-        if torch.is_grad_enabled():
+        # Writing in place would bind a compiled program to one size of batch.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             channels = torch.cat([*moved, slices[-1]], dim=-1)
         else:
             # Fast: the slices that stay are not copied: a shift adds 3 % to an attention of ViT-B/16 in place of 12 %.

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from muybridge.backbones.convert import Converted, from_source, to_source
 from muybridge.backbones.text import TextTower
-from muybridge.backbones.vit import ViT
-from muybridge.errors import BadInput, CheckpointError
+from muybridge.backbones.vit import Activation, ViT, ViTConfig
+from muybridge.errors import BadInput, CheckpointError, MuybridgeError, key_difference
 from muybridge.methods import METHODS
 from muybridge.methods.base import Method, text_head
 from muybridge.published import FORMATS
@@ -33,6 +34,7 @@ class Model:
         text: the text tower of the file; None where it has none.
         rest: tensors of CLIP that are in no tower (`logit_scale`), and entries of the file that nothing uses.
         keys: where each tensor stood in the file, see `Published.keys`; empty for a model that came from elsewhere.
+        dtypes: of tensors in the file that are not fp32, by key; we compute in fp32 and write them back as they were.
         clip_inside: the file holds the image tower.
     """
 
@@ -41,6 +43,7 @@ class Model:
     text: TextTower | None = None
     rest: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     clip_inside: bool = True
 
 
@@ -79,7 +82,17 @@ def read_published(state: Mapping[str, Tensor], config: Mapping[str, Any] | None
     bare, prefix = _without_prefix(state)
     form = FORMATS[recognise(bare)]
     told = Told(config or {}, form.TITLE)
-    published: Published = form.read(bare, told)
+    _check_numbers(bare)
+    try:
+        published: Published = form.read(bare, told)
+    except MuybridgeError:
+        raise
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
+        # A tensor with other axes, or a value of another type: each reader would have to ask at every line.
+        raise CheckpointError(
+            f"This looks like {form.TITLE} format, but a tensor has another shape, or a value of config another type, "
+            f"than it has there ({type(error).__name__}: {error})."
+        ) from None
     told.finish()
     return replace(published, keys={name: prefix + key for name, key in published.keys.items()})
 
@@ -92,11 +105,25 @@ def _without_prefix(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], 
     return state, ""
 
 
+def _check_numbers(state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError for what fp32 cannot hold, and for numbers that are none."""
+    for key, tensor in state.items():
+        if tensor.is_complex():
+            raise CheckpointError(f"{key} has complex numbers; expected real ones.")
+        if not tensor.is_floating_point():
+            continue
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{key} has numbers that are not finite; the file is damaged.")
+        if tensor.dtype == torch.float64 and not torch.equal(tensor.float().double(), tensor):
+            raise CheckpointError(f"{key} is in fp64, of which fp32 would lose digits; convert the file to fp32 first.")
+
+
 def assemble(
     published: Published,
     classes: int | None = None,
     frames: int | None = None,
     backbone: ViT | None = None,
+    tower: ViTConfig | None = None,
 ) -> Model:
     """The model of a file that was taken apart.
 
@@ -105,6 +132,8 @@ def assemble(
         classes: K, where no tensor tells; label features are then zeros, to be filled by `Method.relabel`.
         frames: T, where no tensor tells.
         backbone: the image transformer, where the file does not hold it (EVL).
+        tower: what the image transformer is to be, by the table of backbones: it tells heads and activation, and its
+            sizes must be those of the file.
 
     Raises:
         CheckpointError: missing, unknown or misshapen keys, the first of them named.
@@ -114,7 +143,7 @@ def assemble(
     frames = _agreed("frames", published.frames, frames)
     text, rest = None, dict(published.extra)
     if published.clip:
-        converted = _clip(published)
+        converted = _clip(published, tower)
         backbone = _filled(ViT(converted.config), converted.vision)
         rest |= converted.rest
         if converted.text_config is not None and converted.text is not None:
@@ -124,6 +153,7 @@ def assemble(
             f"This file of {published.method} does not hold the image transformer. Give its file with --weights "
             "(weights=...), put it beside, or name a recipe with --recipe so that it can be fetched."
         )
+    _compare_tower(backbone.config, published, tower)
     size = published.image_size or backbone.config.image_size
     kind = METHODS[published.method]
     method = kind(backbone, published.config, classes, frames, size)
@@ -131,11 +161,53 @@ def assemble(
     if text_head(method) is not None:
         state["head.features"] = method.own_state()["head.features"]
         state["head.logit_scale"] = rest.get("logit_scale", method.own_state()["head.logit_scale"]).reshape(())
-    try:
-        method.load_own({name: x.float() if x.is_floating_point() else x for name, x in state.items()})
-    except CheckpointError as error:
-        raise CheckpointError(f"This looks like {FORMATS[published.method].TITLE} format, but: {error}") from None
-    return Model(published.method, method.eval(), text, rest, dict(published.keys), bool(published.clip))
+    _check_own(method, state, published)
+    method.load_own({name: x.float() if x.is_floating_point() else x for name, x in state.items()})
+    everything = {f"method.{name}": x for name, x in published.state.items()}
+    everything |= {f"clip.{name}": x for name, x in published.clip.items()}
+    dtypes = {
+        published.keys[name]: x.dtype
+        for name, x in everything.items()
+        if x.is_floating_point() and x.dtype != torch.float32 and name in published.keys
+    }
+    return Model(published.method, method.eval(), text, rest, dict(published.keys), dtypes, bool(published.clip))
+
+
+def _check_own(method: Method, state: Mapping[str, Tensor], published: Published) -> None:
+    """Keys, shapes and kinds of number of the method's own tensors, told in the file's words."""
+    form = FORMATS[published.method]
+    today = form.names(method)
+
+    def said(name: str) -> str:
+        return published.keys.get(f"method.{name}") or today.get(name, name)
+
+    wanted = method.own_state()
+    difference = key_difference(
+        {said(name): tuple(x.shape) for name, x in wanted.items()},
+        {said(name): tuple(x.shape) for name, x in state.items()},
+    )
+    kinds = [said(name) for name, x in state.items() if name in wanted and _kind(x) != _kind(wanted[name])]
+    if kinds and not difference:
+        difference = f"{len(kinds)} have whole numbers in place of fractions or the other way round (first: {kinds[0]})"
+    if difference:
+        raise CheckpointError(f"This looks like {form.TITLE} format, but: {difference}.")
+
+
+def _kind(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()
+
+
+def _compare_tower(config: ViTConfig, published: Published, tower: ViTConfig | None) -> None:
+    """Raise CheckpointError where the image transformer is not the one that is told."""
+    told = {name: value for name, value in published.tower.items() if value is not None}
+    if tower is not None:
+        fields = ("width", "depth", "heads", "mlp_hidden", "patch", "activation", "class_token", "registers")
+        told = {name: getattr(tower, name) for name in fields} | told
+    for name, value in told.items():
+        if getattr(config, name) != value:
+            raise CheckpointError(
+                f"The image transformer's {name} is {getattr(config, name)}, but the recipe or config says {value}."
+            )
 
 
 def to_published(model: Model) -> dict[str, Tensor]:
@@ -155,22 +227,42 @@ def to_published(model: Model) -> dict[str, Tensor]:
     if model.clip_inside and (model.keys or form.CLIP_INSIDE):
         family = "openclip" if vit.config.projection else "openclip_tower"
         text_config, text = (model.text.config, model.text.state_dict()) if model.text else (None, None)
+        if not model.keys:
+            _check_writable(vit.config, form.TITLE)
         scale = {name: tensor for name, tensor in model.rest.items() if name in ("logit_scale", "logit_bias")}
+        head = text_head(model.method)
+        if head is not None and "logit_scale" not in scale:
+            scale["logit_scale"] = head.logit_scale
         clip = to_source(Converted(family, vit.config, vit.state_dict(), text_config, text, scale), family)
         keys = {name: model.keys.get(f"clip.{name}") or form.clip_key(name) for name in clip}
         state = {key: clip[name] for name, key in keys.items() if key is not None}
     names = form.names(model.method)
     head_scale = "head.logit_scale"
     for name, tensor in own_tensors(model.method).items():
-        if name != head_scale:
-            state[model.keys.get(f"method.{name}") or names[name]] = tensor
+        if name == head_scale:
+            continue
+        if f"method.{name}" not in model.keys and name not in names:
+            raise CheckpointError(f"{form.TITLE} format has no place for '{name}' of this model.")
+        state[model.keys.get(f"method.{name}") or names[name]] = tensor
     for name, tensor in model.rest.items():
         if f"extra.{name}" in model.keys:
             state[model.keys[f"extra.{name}"]] = tensor
-    return state
+    return {key: tensor.to(model.dtypes.get(key, tensor.dtype)) for key, tensor in state.items()}
 
 
-def _clip(published: Published) -> Converted:
+def _check_writable(config: ViTConfig, title: str) -> None:
+    """Raise CheckpointError unless the authors' code, which builds OpenAI's CLIP, would compute the same."""
+    wanted = {"pre_norm": True, "patch_bias": False, "norm_eps": 1e-5, "activation": "quick_gelu", "pool": "token"}
+    wanted |= {"registers": 0, "layer_scale": False, "class_token": True, "position_prefix": True, "qkv_bias": True}
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise CheckpointError(
+                f"{title} code builds OpenAI's CLIP, with {name}={value}; this backbone has {getattr(config, name)}, "
+                "so the file would compute something else there. Keep it as a run folder."
+            )
+
+
+def _clip(published: Published, tower: ViTConfig | None) -> Converted:
     clip = published.clip
     has_projection = "visual.proj" in clip
     try:
@@ -180,19 +272,39 @@ def _clip(published: Published) -> Converted:
             "The image tower in this file is incomplete: it has no class embedding (visual.class_embedding)."
         ) from None
     text_width = clip["ln_final.weight"].shape[0] if "ln_final.weight" in clip else 64
+    activation = cast(Activation, published.activation or (tower.activation if tower is not None else "quick_gelu"))
     return from_source(
         clip,
         "openclip" if has_projection else "openclip_tower",
-        heads=published.heads or max(width // 64, 1),
-        activation=published.activation,  # type: ignore[arg-type]
-        image_size=published.image_size,
-        text_heads=published.text_heads or max(text_width // 64, 1),
+        heads=published.heads or (tower.heads if tower is not None else _heads(width, "heads", published)),
+        activation=activation,
+        image_size=published.image_size or _size_of(tower, clip),
+        text_heads=published.text_heads or _heads(text_width, "text_heads", published),
     )
+
+
+def _size_of(tower: ViTConfig | None, clip: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """The table's image size, where the position table is of its grid (336 px with patches of 14: 24 x 24)."""
+    rows = clip["visual.positional_embedding"].shape[0] if "visual.positional_embedding" in clip else 0
+    return tower.image_size if tower is not None and rows == tower.grid[0] * tower.grid[1] + 1 else None
+
+
+def _heads(width: int, name: str, published: Published) -> int:
+    if width % 64:
+        raise BadInput(
+            f"The tensors of {FORMATS[published.method].TITLE} file do not tell {name}: {width} channels are not a "
+            f"multiple of 64, as they are in OpenAI's CLIP. Give it with config={{'{name}': ...}}."
+        )
+    return width // 64
 
 
 def _agreed(name: str, told: int | None, given: int | None) -> int:
     if told is None and given is None:
-        raise BadInput(f"The tensors of this file do not tell {name}; give it with config={{'{name}': ...}}.")
+        hint = " or the class names with --labels (labels=[...])" if name == "classes" else ""
+        raise BadInput(
+            f"The tensors of this file do not tell {name}; give the recipe with --recipe{hint}, or "
+            f"config={{'{name}': ...}}."
+        )
     if told is not None and given is not None and told != given:
         raise CheckpointError(f"{name} is given as {given}, but the file says {told}.")
     return int(told if told is not None else given)  # type: ignore[arg-type]

@@ -26,10 +26,11 @@ class Published:
         state: the method's own tensors under our names. Label features are not among them.
         clip: tensors of CLIP in the file under OpenAI's names (`visual.conv1.weight`, `transformer.resblocks.0...`,
             `logit_scale`); empty where the authors read CLIP from its own file.
-        heads: attention heads of the image tower; None: width / 64.
-        text_heads: of the text tower; None: width / 64.
+        heads: attention heads of the image tower; None: not told (width / 64 in OpenAI's code).
+        text_heads: of the text tower, likewise.
         image_size: (height, width) in pixels; None: square, from the position table.
-        activation: of both towers.
+        activation: of both towers; None: not told (quick GELU in OpenAI's code).
+        tower: what else is told of the image tower, fields of `ViTConfig`, to be compared with it.
         extra: tensors that are kept for the way back and not used.
         keys: where each tensor stood: `method.<our name>`, `clip.<OpenAI's name>` or `extra.<name>` -> key in the file.
     """
@@ -43,7 +44,8 @@ class Published:
     heads: int | None = None
     text_heads: int | None = None
     image_size: tuple[int, int] | None = None
-    activation: str = "quick_gelu"
+    activation: str | None = None
+    tower: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -85,6 +87,10 @@ class Told:
         """
         self._asked += names
         given = [(name, self._config[name]) for name in names if self._config.get(name) is not None]
+        for name, value in given[1:]:
+            if _plain(value) != _plain(given[0][1]):
+                first = f"{self._where}{given[0][0]} is given as {given[0][1]}"
+                raise CheckpointError(f"{first}, but {self._where}{name} as {value}; they mean the same.")
         for name, value in given:
             if found is not None and _plain(value) not in (_plain(found), auto):
                 raise CheckpointError(f"{self._where}{name} is given as {value}, but the tensors say {_plain(found)}.")
@@ -106,7 +112,10 @@ class Told:
     def group(self, name: str) -> Told:
         """A mapping inside; empty where it is not given."""
         self._asked.append(name)
-        inner = Told(self._config.get(name) or {}, self._owner, f"{self._where}{name}.")
+        config = self._config.get(name) or {}
+        if not isinstance(config, Mapping):
+            raise BadInput(f"{self._where}{name} is {config!r}; expected its fields by name.")
+        inner = Told(config, self._owner, f"{self._where}{name}.")
         self._groups.append(inner)
         return inner
 
@@ -148,6 +157,13 @@ def rename(state: Mapping[str, Tensor], pairs: Mapping[str, str], owner: str) ->
     if strange:
         raise CheckpointError(f"{len(strange)} keys are not of {owner} (first: {', '.join(strange[:3])}).")
     return {pairs[key]: tensor for key, tensor in state.items()}
+
+
+def square(size: Any) -> tuple[int, int] | None:
+    """One number or (height, width) -> (height, width); None stays."""
+    if size is None:
+        return None
+    return (int(size), int(size)) if isinstance(size, (int, float)) else (int(size[0]), int(size[1]))
 
 
 def own_tensors(method: Method) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from muybridge.errors import BadInput, CheckpointError, shape_text
 from muybridge.methods.base import Method
 from muybridge.methods.dist import DiST, DiSTConfig, hidden_width
-from muybridge.published.base import Published, Told, expand, layer_count, rename
+from muybridge.published.base import Published, Told, expand, layer_count, rename, square
 
 TITLE = "DiST's"
 CLIP_INSIDE = True
@@ -80,8 +80,8 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         clip=clip_state,
         heads=told.value("vision_heads", default=None),
         text_heads=told.value("text_heads", default=None),
-        image_size=(size, size) if isinstance(size, int) else tuple(size) if size else None,
-        activation=told.value("activation", default="quick_gelu"),
+        image_size=square(size),
+        activation=told.value("activation", default=None),
         extra={short: state[key] for short, key in extra.items()},
         keys={f"method.{pairs[short]}": theirs[short] for short in rest}
         | {f"clip.{short}": key for short, key in clip.items()}
@@ -149,9 +149,10 @@ def _config(
         given = told.value(name, theirs, default=None)
         if given is None:
             return hidden / of
-        if hidden_width(of, given) != hidden:
+        # Reference: the published code rounds down: for a share such as 0.29 of 100 one channel less than ours.
+        if hidden not in (hidden_width(of, given), int(of * given)):
             raise CheckpointError(f"{name} is given as {given}, but the tensors have {hidden} channels for {of}.")
-        return float(given)
+        return hidden / of if hidden_width(of, given) != hidden else float(given)
 
     config = DiSTConfig(
         ratio=told.value("ratio", "sparse_sample_alpha", found=ratio),

@@ -13,7 +13,7 @@ from torch import Tensor
 from muybridge.errors import CheckpointError
 from muybridge.methods.base import Method
 from muybridge.methods.evl import EVLConfig
-from muybridge.published.base import Published, Told, expand, layer_count, rename
+from muybridge.published.base import Published, Told, expand, layer_count, rename, square
 
 TITLE = "EVL's"
 PREFIX = "module."
@@ -40,6 +40,10 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
     theirs = {key.removeprefix(PREFIX): key for key in state if key not in clip}
     layers = layer_count(theirs, "decoder.decoder_layers.")
     pairs = expand(PUBLISHED, layers)
+    if len(theirs) + len(clip) < len(state):
+        raise CheckpointError(
+            "This file of EVL's has the same key with and without 'module.'; one of them is too many."
+        )
     ours = rename({short: state[key] for short, key in theirs.items()}, pairs, TITLE)
     try:
         inner, width = ours["layers.0.attention.q.weight"].shape
@@ -50,11 +54,14 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
     decoder = told.group("decoder") if "decoder" in told else told
     backbone = told.group("backbone")
     position = ours.get("layers.0.temporal_position")
+    factor = decoder.value("mlp_factor", default=hidden / width)
+    if round(factor * width) != hidden:
+        raise CheckpointError(f"mlp_factor is given as {factor}, but the tensors have {hidden} channels for {width}.")
     config = EVLConfig(
         layers=decoder.value("layers", "num_layers", found=layers),
         width=decoder.value("width", "qkv_dim", found=inner, auto=0),
         heads=decoder.value("heads", "num_heads", hint="Published files have width / 64."),
-        mlp_factor=decoder.value("mlp_factor", found=hidden / width),
+        mlp_factor=hidden / width,
         temporal_conv=decoder.value("temporal_conv", found="layers.0.temporal_conv.weight" in ours),
         temporal_position=decoder.value("temporal_position", "temporal_pos_embed", found=position is not None),
         temporal_match=decoder.value(
@@ -63,8 +70,14 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         alignment=decoder.value("alignment", found=False),
         dropout=decoder.value("dropout", default=0.5),
     )
-    backbone.ignore("kind", "width", "layers", "patch", "mlp_factor")  # compared when the backbone is built
     size = backbone.value("image_size", "input_size", default=None)
+    if backbone.value("kind", default="clip-vit") != "clip-vit":
+        raise CheckpointError("backbone.kind is given as another than 'clip-vit', the only one of EVL's files.")
+    fields = {"width": "width", "depth": "layers", "patch": "patch", "heads": "heads", "activation": "activation"}
+    tower = {ours: backbone.value(theirs, default=None) for ours, theirs in fields.items()}
+    tower["patch"] = square(tower["patch"])
+    factor = backbone.value("mlp_factor", default=None)
+    tower["mlp_hidden"] = round(factor * width) if factor else None
     frames = told.value("frames", "num_frames", found=None if position is None else position.shape[0], default=None)
     told.value("classes", "num_classes", found=classes)
     keys = {f"method.{pairs[short]}": key for short, key in theirs.items()}
@@ -75,9 +88,10 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         frames=frames,
         state=ours,
         clip=clip,
-        heads=backbone.value("heads", default=None),
-        image_size=tuple(size) if size else None,
-        activation=backbone.value("activation", default="quick_gelu"),
+        heads=tower["heads"],
+        image_size=square(size),
+        activation=tower["activation"],
+        tower=tower,
         keys=keys | {f"clip.{key}": key for key in clip},
     )
 

@@ -9,7 +9,6 @@ Source: Francis-Rings/ILA.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from muybridge.errors import CheckpointError
 from muybridge.methods.alignment import Interaction
 from muybridge.methods.base import Method
 from muybridge.methods.ila import ILAConfig
-from muybridge.published.base import Published, Told, expand, layer_count, rename
+from muybridge.published.base import REQUIRED, Published, Told, expand, layer_count, rename, square
 
 TITLE = "ILA's"
 CLIP_INSIDE = True
@@ -53,7 +52,7 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
     prompt_layers = max(1, layer_count(own, "prompts_generator.decoder.")) if head == "text" else 0
     pairs = pairs_of(interaction, head, layers, integration_layers, prompt_layers)
     ours = rename(own, pairs, TITLE)
-    needed = [*pairs, "visual.conv1.weight", "visual.positional_embedding"]
+    needed = [*pairs, "visual.conv1.weight", "visual.positional_embedding", "visual.proj"]
     missing = [key for key in needed if key not in state]
     if missing:
         raise CheckpointError(f"This file of ILA's lacks {len(missing)} tensors (first: {', '.join(missing[:3])}).")
@@ -64,7 +63,7 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         interaction=told.value("interaction", found=interaction),
         head=told.value("head", found=head, auto="auto"),
         integration_layers=told.value("integration_layers", "mit_layers", found=integration_layers),
-        integration_heads=told.value("integration_heads", "mit_heads", default=0),
+        integration_heads=told.value("integration_heads", "mit_heads", default=0 if width % 64 == 0 else REQUIRED),
         # Without prompts the authors' configuration still has a number of their layers, which then says nothing.
         prompt_layers=told.value("prompt_layers", "prompts_layers", found=prompt_layers or None, default=2),
         prompt_heads=told.value("prompt_heads", default=0),
@@ -86,6 +85,7 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         heads=told.value("vision_heads", default=None),
         text_heads=told.value("text_heads", default=None),
         image_size=towers(clip, width, layers, told),
+        activation=told.value("activation", default=None),
         keys={f"method.{pairs[key]}": key for key in own} | {f"clip.{key}": key for key in clip},
     )
 
@@ -102,7 +102,9 @@ def towers(clip: Mapping[str, Tensor], width: int, layers: int, told: Told) -> t
     conv = clip["visual.conv1.weight"]
     told.value("layers", found=layers)
     told.value("width", found=conv.shape[0])
-    told.value("patch_size", found=conv.shape[-1])
+    patch = square(told.value("patch", "patch_size", default=None))
+    if patch not in (None, tuple(conv.shape[2:])):
+        raise CheckpointError(f"patch_size is given as {patch}, but the tensors say {tuple(conv.shape[2:])}.")
     told.value("embed_dim", found=width)
     for name, key, axis in (
         ("context_length", "positional_embedding", 0),
@@ -111,10 +113,7 @@ def towers(clip: Mapping[str, Tensor], width: int, layers: int, told: Told) -> t
     ):
         told.value(name, found=clip[key].shape[axis] if key in clip else None, default=None)
     told.value("text_layers", found=layer_count(clip, "transformer.resblocks.") or None, default=None)
-    size: Any = told.value("image_size", default=None)
-    if size is None:
-        return None
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return square(told.value("image_size", default=None))
 
 
 def pairs_of(interaction: str, head: str, layers: int, integration_layers: int, prompt_layers: int) -> dict[str, str]:

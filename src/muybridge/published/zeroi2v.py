@@ -20,7 +20,7 @@ from torch import Tensor
 from muybridge.errors import BadInput, CheckpointError, unknown
 from muybridge.methods.base import Method
 from muybridge.methods.zeroi2v import ZeroI2VConfig, parse_shifts, shifts_text
-from muybridge.published.base import REQUIRED, Published, Told, expand, layer_count, rename
+from muybridge.published.base import REQUIRED, Published, Told, expand, layer_count, rename, square
 
 TITLE = "ZeroI2V's"
 CLIP_INSIDE = True
@@ -47,6 +47,8 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         BadInput: what the tensors do not tell was not told.
     """
     theirs = {key.removeprefix(PREFIX): key for key in state}
+    if len(theirs) < len(state):
+        raise CheckpointError(f"This file of {TITLE} has the same key with and without '{PREFIX}'; one is too many.")
     layers = layer_count(theirs, BLOCK)
     own, clip = expand(PUBLISHED, layers), expand(CLIP, layers)
     tensors = {short: state[key] for short, key in theirs.items()}
@@ -62,7 +64,7 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
     frames, width = ours["temporal_embedding"].shape[1:]
     classes = ours["head.weight"].shape[0]
     hidden = 0 if merged else ours["adapters.0.before_attention.fc1.weight"].shape[0]
-    patch = tower["visual.conv1.weight"].shape[-1]
+    patch = tuple(tower["visual.conv1.weight"].shape[2:])
     ratio = told.value("mlp_ratio", default=None)
     if ratio is not None and hidden and int(width * ratio) != hidden:
         raise CheckpointError(f"mlp_ratio is given as {ratio}, but the tensors have {hidden} channels in an adapter.")
@@ -91,7 +93,9 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
     told.value("classes", "num_classes", found=classes)
     told.value("width", found=width)
     told.value("layers", found=layers)
-    told.value("patch", "patch_size", found=patch)
+    stated_patch = square(told.value("patch", "patch_size", default=None))
+    if stated_patch not in (None, patch):
+        raise CheckpointError(f"patch_size is given as {stated_patch}, but the tensors say {patch}.")
     told.ignore("published", "health", "pretrained")
     return Published(
         method="zeroi2v",
@@ -101,7 +105,8 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
         state=ours,
         clip=tower,
         heads=told.value("heads", default=None),
-        image_size=_image_size(told),
+        image_size=square(told.value("image_size", "input_resolution", default=None)),
+        activation=told.value("activation", default=None),
         keys={f"method.{own[short]}": key for short, key in theirs.items() if short in own}
         | {f"clip.{clip[short]}": key for short, key in theirs.items() if short in clip},
     )
@@ -121,16 +126,9 @@ def clip_key(name: str) -> str | None:
     return name.replace("visual.", "backbone.", 1)
 
 
-def _image_size(told: Told) -> tuple[int, int] | None:
-    size = told.value("image_size", "input_resolution", default=None)
-    if size is None:
-        return None
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
 def _shifts(told: Told, width: int, merged: bool) -> str:
     """The text of the config's `shifts`, from `shifts` or from the authors' words."""
-    given = told.value("shifts", default=None)
+    given = told.value("shifts", default=None) or None  # an empty text stands for the layout of another backbone
     if given is not None:
         given = shifts_text(parse_shifts(str(given)))
     kind = told.value("official_class", "type", default=None)
@@ -201,12 +199,14 @@ def official_shifts(kind: str | None, cfg: Told, width: int) -> str:
         raise BadInput("stdha_cfg.ops_type other than 'stdha' is not supported: it is an ablation without weights.")
     stride = 1 if kind == "ViT_Zero_CLIP_long" else cfg.value("shift_stride", default=1)
     offsets = {"-s": -stride, "+s": stride}
-    slices = []
+    slices, left = [], width
     for offset, divisor, flag in _CLASSES[kind]:
         parts = cfg.value(divisor, default=_DEFAULTS[kind].get(divisor, -1))
         wanted = flag is None or cfg.value(flag, default=False)
-        if wanted and parts > 0:
-            slices.append((offsets.get(offset, offset), width // parts))
+        channels = min(width // parts, left) if parts > 0 else 0  # a slice ends where the channels do
+        if wanted and channels:
+            slices.append((offsets.get(offset, offset), channels))
+            left -= channels
     return shifts_text(tuple(slices))
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from muybridge.backbones.convert import Converted, from_source, to_source
 from muybridge.backbones.sizes import recognise
-from muybridge.backbones.text import TextTower
-from muybridge.backbones.vit import ViT
+from muybridge.backbones.text import TextConfig, TextTower
+from muybridge.backbones.vit import ViT, ViTConfig
+from muybridge.published.base import square
 from muybridge.testing.cases import Case
 
 
@@ -34,6 +35,90 @@ def convert(case: Case) -> Converted:
 
 def _heads(tower: dict[str, Any]) -> int | None:
     return tower.get("heads") or tower.get("num_attention_heads")
+
+
+# What a case's `config` says of a tower -> the field of our config that must agree.
+SAYS = {
+    "width": "width",
+    "hidden_size": "width",
+    "depth": "depth",
+    "num_hidden_layers": "depth",
+    "layers": "depth",
+    "heads": "heads",
+    "num_attention_heads": "heads",
+    "mlp_hidden": "mlp_hidden",
+    "intermediate_size": "mlp_hidden",
+    "patch": "patch",
+    "patch_size": "patch",
+    "image_size": "image_size",
+    "class_token": "class_token",
+    "registers": "registers",
+    "num_register_tokens": "registers",
+    "layer_scale": "layer_scale",
+    "patch_bias": "patch_bias",
+    "pre_norm": "pre_norm",
+    "norm_eps": "norm_eps",
+    "activation": "activation",
+    "hidden_act": "activation",
+    "projection": "projection",
+    "vocab_size": "vocabulary",
+    "context_length": "context",
+    "max_position_embeddings": "context",
+}
+FEATURES = ("projection_dim", "embed_dim", "projection_size")  # width of what images and texts are compared in
+# Said in words, of the published models, or of ids that the stored inputs hold already.
+IN_WORDS = frozenset(
+    (
+        "family",
+        "published",
+        "mean",
+        "std",
+        "position_resize",
+        "positions",
+        "qkv",
+        "pool",
+        "text_mask",
+        "text_pool",
+        "mask",
+    )
+    + ("pool_type", "no_causal_mask", "proj_bias", "norm_kwargs", "bos_token_id", "eos_token_id", "pad_token_id")
+)
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def faults(case: Case) -> list[str]:
+    """What a case says that is not so, or that nothing of such a case can mean."""
+    converted = convert(case)
+    found = [] if case.mode == "eval" else [f"mode {case.mode}"]
+    found += [f"loss {case.loss}"] if case.loss else []
+    found += [f"gradient of {name}" for name in case.grads]
+    found += [f"input {name}" for name in case.inputs if not name.startswith(("image", "text"))]
+    plain = {name: value for name, value in case.config.items() if name not in ("vision", "text")}
+    found += _disagreeing(plain | case.config.get("vision", {}), converted.config, "config")
+    if "text" in case.config:
+        found += _disagreeing(case.config["text"], converted.text_config, "config.text")
+    return found
+
+
+def _disagreeing(said: dict[str, Any], config: ViTConfig | TextConfig | None, where: str) -> list[str]:
+    wrong = []
+    for name, value in said.items():
+        if name in IN_WORDS:
+            continue
+        if config is None:
+            wrong.append(f"{where}.{name}")
+        elif name in FEATURES:
+            wrong += [] if value == (config.projection or config.width) else [f"{where}.{name}"]
+        elif name in ("mlp_ratio", "head_width"):
+            is_so = config.mlp_hidden / config.width if name == "mlp_ratio" else config.width // config.heads
+            wrong += [] if value == is_so else [f"{where}.{name}"]
+        elif name not in SAYS or not hasattr(config, SAYS[name]):
+            wrong.append(f"{where}.{name}")
+        else:
+            is_so = getattr(config, SAYS[name])
+            value = square(value) if isinstance(is_so, tuple) else ACTIVATIONS.get(value, value)
+            wrong += [] if value == is_so else [f"{where}.{name}"]
+    return wrong
 
 
 def there_and_back(case: Case) -> dict[str, Tensor]:

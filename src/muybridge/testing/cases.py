@@ -36,6 +36,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+FIELDS = frozenset(
+    (
+        "method",
+        "case",
+        "source",
+        "config",
+        "mode",
+        "loss",
+        "video_layout",
+        "notes",
+        "state_dict",
+        "inputs",
+        "outputs",
+        "grads",
+    )
+)
 
 
 def draw(name: str, shape: list[int], mean: float = 0.0, std: float = 1.0) -> Array:
@@ -85,6 +101,9 @@ def load(path: str | Path) -> Case:
         KeyError: a required field is missing.
     """
     raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    strange = sorted(set(raw) - FIELDS)
+    if strange:
+        raise ValueError(f"unknown fields: {', '.join(strange)}; known: {', '.join(sorted(FIELDS))}")
     return Case(
         method=raw["method"],
         case=raw["case"],

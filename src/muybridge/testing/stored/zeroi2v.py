@@ -37,7 +37,7 @@ def output(name: str, run: Run) -> Tensor | None:
 def _merged(name: str, run: Run) -> Tensor | None:
     """Of the merged model: `logits`, or a weight, of which the name may ask for the first rows: `...weight[:4]`."""
     assert isinstance(run.method, ZeroI2V)
-    merged = run.method.merged()
+    merged = run.method.merged().eval()
     if name == "logits":
         with torch.no_grad():
             return merged(run.video).logits
