@@ -5,10 +5,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from muybridge.backbones.vit import ViT, ViTConfig
-from muybridge.errors import BadInput, UnknownName
+from muybridge.errors import BadInput, CheckpointError, UnknownName
+from muybridge.methods import build_method
 from muybridge.methods.alignment import Alignment, merge
 from muybridge.methods.ila import ILA, ILAConfig, choose_heads, class_token_only
 from muybridge.plain.ila import PlainILA
+from muybridge.published.assemble import Model, to_published
 from muybridge.published.ila import names
 from muybridge.structures import TrainArgs
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -351,3 +353,16 @@ def test_parameters_and_cost_are_the_published_ones(row):
     assert found == pytest.approx(millions, abs=0.006)
     assert counted[PlainILA] == pytest.approx(cost, abs=max(0.06, 5e-5 * cost))
     assert counted[ILA] < 0.97 * cost
+
+
+def test_alignments_before_the_last_blocks_only():
+    backbone = random_backbone(tiny_backbones()["clip"])
+    with pytest.raises(BadInput, match="ila.layers is 3; the backbone has 2 blocks"):
+        build_method("ila", backbone, 5, 4, (32, 32), {"layers": 3})
+    method = build_method("ila", backbone, 5, 4, (32, 32), {"layers": 1})
+    assert len(method.layers) == 1
+    traced = method.train().trace(torch.randn(2, 4, 3, 32, 32))
+    assert "block.0" not in traced
+    assert traced["block.1"].requires_grad
+    with pytest.raises(CheckpointError, match="1 alignments in 2 blocks"):
+        to_published(Model("ila", method))

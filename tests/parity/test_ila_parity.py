@@ -121,16 +121,17 @@ TWINS = [
     ("dinov2_reg4", (48, 40), 4, "full", "linear"),
     ("siglip", (40, 56), 4, "full", "text"),
     ("siglip", (32, 40), 1, "depthwise", "linear"),
+    ("clip", (32, 40), 3, "depthwise", "text", 1),
 ]
 
 
-def make(family, size, frames, interaction, head, **options):
+def make(family, size, frames, interaction, head, layers=0, **options):
     """A model in which nothing is zero any more."""
     torch.manual_seed(0)
     backbone = random_backbone(tiny_backbones()[family])
     width = backbone.config.projection or backbone.config.width
     labels = torch.randn(5, width) if head == "text" else None
-    config = ILAConfig(interaction=interaction, head=head, dropout=0.0, **options)
+    config = ILAConfig(interaction=interaction, layers=layers, head=head, dropout=0.0, **options)
     method = ILA(backbone, config, 5, frames, size, labels)
     with torch.no_grad():
         for parameter in (p for p in method.parameters() if p.requires_grad):

@@ -65,6 +65,8 @@ class ILAConfig:
     Attributes:
         interaction: how a pair of frames is looked at: `depthwise` (published Kinetics models) or `full`
             (Something-Something).
+        layers: how many of the last blocks have an alignment before them; 0: all, as published. Gradients end at the
+            first of them, so fewer are much cheaper to train.
         head: `text` compares with the class names' features, `linear` is a classifier, `auto`: text if there are such
             features.
         integration_layers: blocks of the transformer over frames.
@@ -79,6 +81,7 @@ class ILAConfig:
     """
 
     interaction: Interaction = "depthwise"
+    layers: int = 0
     head: HeadKind = "auto"
     integration_layers: int = 1
     integration_heads: int = 0
@@ -220,10 +223,14 @@ class ILA(Method):
         config = replace(config, head=choose_head(config.head, label_features, "ila"))
         super().__init__(backbone, config, classes, frames, image_size)
         shape = backbone.config
+        if not 0 <= config.layers <= shape.depth:
+            raise BadInput(
+                f"ila.layers is {config.layers}; the backbone has {shape.depth} blocks: give 1 to that, or 0."
+            )
         grid, width = shape.grid_of(image_size), label_width(shape)
         self.layers = nn.ModuleList(
             AlignedLayer(shape.width, grid, shape.prefix, config.interaction, config.batch_statistics)
-            for _ in range(shape.depth)
+            for _ in range(config.layers or shape.depth)
         )
         heads = choose_heads("integration_heads", config.integration_heads, width, shape)
         self.integration = Integration(width, heads, config.integration_layers, frames)
@@ -265,9 +272,14 @@ class ILA(Method):
         x = self.backbone.embed(fold_frames(video))
         self.record("embedded", x)
         losses = []
-        for i, (layer, block) in enumerate(zip(self.layers, self.backbone.blocks, strict=True)):
-            assert isinstance(layer, AlignedLayer)
+        first = self.backbone.config.depth - len(self.layers)
+        for i, block in enumerate(self.backbone.blocks):
             assert isinstance(block, Block)
+            if i < first:
+                x = block(x)
+                continue
+            layer = self.layers[i - first]
+            assert isinstance(layer, AlignedLayer)
             x = unfold_frames(x, self.frames)
             f, pairs = layer.look(x)
             if self.training or self._trace is not None:

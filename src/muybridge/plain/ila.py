@@ -28,9 +28,14 @@ class PlainILA(ILA):
         x = self.backbone.embed(fold_frames(video))
         self.record("embedded", x)
         losses = []
-        for i, (layer, block) in enumerate(zip(self.layers, self.backbone.blocks, strict=True)):
-            assert isinstance(layer, AlignedLayer)
+        first = self.backbone.config.depth - len(self.layers)
+        for i, block in enumerate(self.backbone.blocks):
             assert isinstance(block, Block)
+            if i < first:
+                x = plain_block(block, x)
+                continue
+            layer = self.layers[i - first]
+            assert isinstance(layer, AlignedLayer)
             x = unfold_frames(x, self.frames)
             steps = align(layer.alignment, layer.message_norm(layer.message(x)))
             x = x + layer.skip_aligned(steps["aligned"])

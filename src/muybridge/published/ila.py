@@ -74,7 +74,7 @@ def read(state: Mapping[str, Tensor], told: Told) -> Published:
     )
     classifier = ours.get("head.fc.weight")
     classes = None if classifier is None else classifier.shape[0]
-    told.ignore("batch")
+    told.ignore("batch")  # `layers` is the authors' word for the depth, which is compared with the tower
     return Published(
         method="ila",
         config=config,
@@ -100,7 +100,7 @@ def is_clip(key: str) -> bool:
 def towers(clip: Mapping[str, Tensor], width: int, layers: int, told: Told) -> tuple[int, int] | None:
     """Compare what is told of CLIP's two towers with their tensors; the image size, where it is told."""
     conv = clip["visual.conv1.weight"]
-    told.value("layers", found=layers)
+    told.value("layers", found=layers, auto=0)
     told.value("width", found=conv.shape[0])
     patch = square(told.value("patch", "patch_size", default=None))
     if patch not in (None, tuple(conv.shape[2:])):
@@ -129,6 +129,10 @@ def names(method: Method) -> dict[str, str]:
     """Our name of each of the method's own tensors -> the published key."""
     config = method.config
     depth = method.backbone.config.depth
+    if config.layers not in (0, depth):
+        raise CheckpointError(
+            f"{TITLE} format has no place for a model with {config.layers} alignments in {depth} blocks."
+        )
     pairs = pairs_of(config.interaction, config.head, depth, config.integration_layers, config.prompt_layers)
     return {ours: theirs for theirs, ours in pairs.items()}
 

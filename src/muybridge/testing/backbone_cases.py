@@ -80,8 +80,14 @@ IN_WORDS = frozenset(
         "text_mask",
         "text_pool",
         "mask",
+        "pool_type",
+        "no_causal_mask",
+        "proj_bias",
+        "norm_kwargs",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
     )
-    + ("pool_type", "no_causal_mask", "proj_bias", "norm_kwargs", "bos_token_id", "eos_token_id", "pad_token_id")
 )
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh"}
 
