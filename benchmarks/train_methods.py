@@ -47,7 +47,7 @@ SETTINGS = {
     ),
     "ila": (
         ILA,
-        TrainArgs(epochs=20, batch_size=8, lr=5e-4, warmup=1, precision="bf16", evaluate_every=5),
+        TrainArgs(epochs=12, batch_size=8, lr=5e-4, warmup=1, precision="bf16", evaluate_every=4),
     ),
 }
 FIELDS = (  # noqa: SIM905 - shorter so

@@ -292,5 +292,5 @@ def test_misshapen_tensors_are_named():
     state = as_file("depthwise", "linear")[1]
     key = "visual.transformer.resblocks.0.message_attn.interactive_block.1.weight"
     state[key] = state[key][:128]  # a file whose convolutions have other channels
-    with pytest.raises(CheckpointError, match=r"interaction\.2\.conv\.weight is \[128, 256, 3, 3\], expected \[256"):
+    with pytest.raises(CheckpointError, match=r"interactive_block\.1\.weight is \[128, 256, 3, 3\], expected \[256"):
         read(state)
