@@ -36,11 +36,17 @@ SIX = tuple(name for name in CLASSES if any(name in pair for pair in list(PAIRS.
 SHIFTS = "-1:64,+1:64,-2:64,+2:64"
 # Far fewer steps than published: alignments before the last four blocks only, nothing that slows them down.
 ILA = {"layers": 4, "dropout": 0.0, "auxiliary_weight": 0.1}
+# The published widths over those of ViT-B/16, for a ViT-S; 16 dense frames, so that 8 are sparse as in the others.
+DIST = {"layers": (8, 9, 10, 11), "pooling_layers": 2}
+FRAMES = {"dist": 16}
 # Method -> its options and how it is trained; what depends on frozen weights only is computed once.
 SETTINGS = {
     "probe": ({}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
     "evl": ({"layers": 4}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
-    "dist": ({}, TrainArgs(epochs=15, batch_size=20, lr=1e-3, warmup=2, precision="bf16", evaluate_every=5)),
+    "dist": (
+        DIST,
+        TrainArgs(epochs=20, batch_size=8, lr=1e-3, warmup=1, precision="bf16", fixed_views=1, cache="memory"),
+    ),
     "zeroi2v": (
         {"shifts": SHIFTS},
         TrainArgs(epochs=15, batch_size=8, lr=1.5e-3, warmup=2, precision="bf16", evaluate_every=5),
@@ -52,7 +58,7 @@ SETTINGS = {
 }
 FIELDS = (  # noqa: SIM905 - shorter so
     "method,seed,classes,train_videos,val_videos,epochs,batch_size,lr,precision,top1,within_twins,trainable,"
-    "training_seconds,total_seconds,machine,cores,threads,torch,python"
+    "training_seconds,total_seconds,machine,cores,threads,torch,python,options"
 ).split(",")
 
 
@@ -88,7 +94,7 @@ def run(method: str, seed: int, folder: Path, videos: Path, changes: dict[str, o
         method=method,
         options=options,
         data=str(videos),
-        sampling=Sampling(frames=8),
+        sampling=Sampling(frames=FRAMES.get(method, 8)),
         transform=Transform(size=(84, 84), crop="center"),
         train=args,
     )
@@ -115,6 +121,7 @@ def run(method: str, seed: int, folder: Path, videos: Path, changes: dict[str, o
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "options": " ".join(f"{name}={value}" for name, value in options.items()),
     }
 
 
