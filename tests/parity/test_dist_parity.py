@@ -67,6 +67,7 @@ def test_values(path, plain):
     check_values(run_case(case, kind(model.method, plain), labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(set(CASES) - set(SMALL)), ids=lambda path: path.stem)
 def test_full_size(path):
     case, state, model, labels = build(path)

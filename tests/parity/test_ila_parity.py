@@ -86,6 +86,7 @@ def test_gradients(path, plain):
         assert max(norm, head) <= allowed, f"{name}: norm off by {norm:.2e}, head by {head:.2e}, allowed {allowed:.2e}"
 
 
+@pytest.mark.slow
 @named(FULL)
 def test_full_size_values_and_the_way_back(path):
     state, model, run = run_case(path)
