@@ -55,7 +55,7 @@ def list_names(what: str = "all", /, *, json: bool = False) -> None:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "name")  # names are to be copied whole
     return table
 
 
