@@ -253,9 +253,9 @@ def _names(
     else:
         return ()
     if published.classes is not None and published.classes != len(names):
-        whose = "labels are given" if labels is not None else f"classes has {entry.dataset if entry else ''}"
+        whose = f"the recipe's {entry.dataset} has" if labels is None and entry is not None else "the labels are"
         raise CheckpointError(
-            f"{what} has {published.classes} classes, but {len(names)} {whose}. Give the right --recipe or --labels."
+            f"{what} has {published.classes} classes, but {whose} {len(names)}. Give the right --recipe or --labels."
         )
     return names
 

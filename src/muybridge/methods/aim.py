@@ -91,7 +91,6 @@ class AIM(Method):
         "AIM: Adapting Image Models for Efficient Video Action Recognition (ICLR 2023), "
         "https://arxiv.org/abs/2302.03024; written from the paper, not compared with the authors' code"
     )
-    reads = "summary"
 
     def __init__(
         self, backbone: ViT, config: AIMConfig, classes: int, frames: int, image_size: tuple[int, int]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,15 +32,12 @@ class Method(nn.Module):
         Config: frozen dataclass of the method's own options, all with defaults.
         title: the paper, with venue and link.
         freezes_backbone: no backbone parameter is trained.
-        reads: what it uses of the backbone after the blocks: nothing (`tokens`), the norm and pooling (`summary`), or
-            the output projection too (`features`).
         takes_labels: its constructor has `label_features`, features of the class names to compare videos with.
     """
 
     Config: ClassVar[type]
     title: ClassVar[str] = ""
     freezes_backbone: ClassVar[bool] = True
-    reads: ClassVar[Literal["tokens", "summary", "features"]] = "tokens"
     takes_labels: ClassVar[bool] = False
 
     def __init__(

@@ -174,7 +174,6 @@ class DiST(Method):
         "DiST: Disentangling Spatial and Temporal Learning for Efficient Image-to-Video Transfer Learning (ICCV 2023), "
         "https://arxiv.org/abs/2309.07911"
     )
-    reads = "features"  # with zero_shot; the tokens alone without it
     takes_labels = True
 
     def __init__(

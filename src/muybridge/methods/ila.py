@@ -200,7 +200,6 @@ class ILA(Method):
         "ILA: Implicit Temporal Modeling with Learnable Alignment for Video Recognition (ICCV 2023), "
         "https://arxiv.org/abs/2304.10465"
     )
-    reads = "features"
     takes_labels = True
 
     def __init__(

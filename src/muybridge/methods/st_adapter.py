@@ -115,7 +115,6 @@ class STAdapter(Method):
         "ST-Adapter: Parameter-Efficient Image-to-Video Transfer Learning (NeurIPS 2022), "
         "https://arxiv.org/abs/2206.13559; written from the paper, not compared with the authors' code"
     )
-    reads = "summary"
 
     def __init__(
         self, backbone: ViT, config: STAdapterConfig, classes: int, frames: int, image_size: tuple[int, int]

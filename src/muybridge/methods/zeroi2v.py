@@ -157,7 +157,6 @@ class ZeroI2V(Method):
 
     Config = ZeroI2VConfig
     title = "ZeroI2V: Zero-Cost Adaptation from Image to Video (ECCV 2024), https://arxiv.org/abs/2310.01324"
-    reads = "summary"
 
     def __init__(
         self, backbone: ViT, config: ZeroI2VConfig, classes: int, frames: int, image_size: tuple[int, int]

@@ -186,15 +186,12 @@ def _check_own(method: Method, state: Mapping[str, Tensor], published: Published
         {said(name): tuple(x.shape) for name, x in wanted.items()},
         {said(name): tuple(x.shape) for name, x in state.items()},
     )
-    kinds = [said(name) for name, x in state.items() if name in wanted and _kind(x) != _kind(wanted[name])]
+    fraction = Tensor.is_floating_point
+    kinds = [said(name) for name, x in state.items() if name in wanted and fraction(x) != fraction(wanted[name])]
     if kinds and not difference:
         difference = f"{len(kinds)} have whole numbers in place of fractions or the other way round (first: {kinds[0]})"
     if difference:
         raise CheckpointError(f"This looks like {form.TITLE} format, but: {difference}.")
-
-
-def _kind(tensor: Tensor) -> bool:
-    return tensor.is_floating_point()
 
 
 def _compare_tower(config: ViTConfig, published: Published, tower: ViTConfig | None) -> None:
@@ -237,10 +234,7 @@ def to_published(model: Model) -> dict[str, Tensor]:
         keys = {name: model.keys.get(f"clip.{name}") or form.clip_key(name) for name in clip}
         state = {key: clip[name] for name, key in keys.items() if key is not None}
     names = form.names(model.method)
-    head_scale = "head.logit_scale"
     for name, tensor in own_tensors(model.method).items():
-        if name == head_scale:
-            continue
         if f"method.{name}" not in model.keys and name not in names:
             raise CheckpointError(f"{form.TITLE} format has no place for '{name}' of this model.")
         state[model.keys.get(f"method.{name}") or names[name]] = tensor
@@ -299,7 +293,8 @@ def _heads(width: int, name: str, published: Published) -> int:
 
 
 def _agreed(name: str, told: int | None, given: int | None) -> int:
-    if told is None and given is None:
+    agreed = told if told is not None else given
+    if agreed is None:
         hint = " or the class names with --labels (labels=[...])" if name == "classes" else ""
         raise BadInput(
             f"The tensors of this file do not tell {name}; give the recipe with --recipe{hint}, or "
@@ -307,7 +302,7 @@ def _agreed(name: str, told: int | None, given: int | None) -> int:
         )
     if told is not None and given is not None and told != given:
         raise CheckpointError(f"{name} is given as {given}, but the file says {told}.")
-    return int(told if told is not None else given)  # type: ignore[arg-type]
+    return int(agreed)
 
 
 def _filled(tower: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from muybridge.errors import BadInput, CheckpointError, unknown
-from muybridge.methods.base import Method
+from muybridge.methods.base import Method, text_head
 
 REQUIRED = object()
 
@@ -167,5 +167,6 @@ def square(size: Any) -> tuple[int, int] | None:
 
 
 def own_tensors(method: Method) -> dict[str, Tensor]:
-    """A method's own tensors but the label features, which are made from class names and in no published file."""
-    return {key: value for key, value in method.own_state().items() if not key.startswith("head.features")}
+    """A method's own tensors but those of a text head: label features are made from names, the scale is CLIP's."""
+    buffers = ("head.features", "head.logit_scale") if text_head(method) is not None else ()
+    return {key: value for key, value in method.own_state().items() if key not in buffers}
