@@ -49,12 +49,70 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class FrameFiles:
+    """A video that lies on disk as one picture file a frame.
+
+    Attributes:
+        pattern: name of a frame's file within the folder, with the number in Python's notation: `img_{:05}.jpg`.
+        first: number of the first frame.
+        count: how many frames there are.
+        rate: frames a second; 0: not known.
+    """
+
+    pattern: str
+    first: int
+    count: int
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
 class Item:
-    """One video of a data set: absolute path, class index, and the name it goes by in lists (relative path)."""
+    """One video of a data set.
+
+    Attributes:
+        path: absolute path, or the address of a remote file; of a folder where `frames` is given.
+        label: class index.
+        name: what it goes by in lists: its relative path, or the official name of a part of a video.
+        start: where the part of the video that is meant begins, in seconds.
+        end: where it ends; None: at the end of the video.
+        frames: the video is a folder of picture files.
+        stored: (offset, size) in bytes of the video file within the archive at `path`.
+    """
 
     path: str
     label: int
     name: str
+    start: float = 0.0
+    end: float | None = None
+    frames: FrameFiles | None = None
+    stored: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class SourceArgs:
+    """How the videos of a data set are found and read; no part of a model.
+
+    Attributes:
+        format: what the files of the data set look like; `auto`: found out (`docs/data-sets.md` shows each).
+        videos: folder of the videos, where they do not lie beside the lists.
+        label: what to recognise where a data set has several kinds of classes: `verb` or `noun` of EPIC-KITCHENS.
+        fold: which of the official splits, from 1 (UCF101 and HMDB51 have three).
+        val_share: the part of every class that is set aside for validation where a data set has no split.
+        decoder: `pyav`, or `torchcodec` where that is installed.
+        seconds: a file that takes longer to read than this is given up; 0: no limit.
+        megapixels: a file with larger pictures is refused; 0: no limit.
+        megabytes: memory for the decoded frames of one sample; a sample that needs more is refused; 0: no limit.
+    """
+
+    format: str = "auto"
+    videos: str = ""
+    label: Literal["", "verb", "noun"] = ""
+    fold: int = 1
+    val_share: float = 0.2
+    decoder: Literal["pyav", "torchcodec"] = "pyav"
+    seconds: float = 120.0
+    megapixels: float = 40.0
+    megabytes: float = 4096.0
 
 
 @dataclass(frozen=True)
@@ -202,6 +260,7 @@ class Recipe:
         backbone: a name of `muybridge list backbones`.
         weights: a file with the backbone's weights; empty: the table's source.
         data: folder or list of videos.
+        source: how they are found and read.
         sampling: which frames.
         transform: how frames become the model's input.
         train: how it is trained.
@@ -213,6 +272,7 @@ class Recipe:
     backbone: str = "clip_vitb16"
     weights: str = ""
     data: str = ""
+    source: SourceArgs = SourceArgs()
     sampling: Sampling = Sampling()
     transform: Transform = Transform()
     train: TrainArgs = TrainArgs()

@@ -103,7 +103,7 @@ def train(
             raise BadInput(
                 f"{folder} exists already; nothing is written over. Give another --out, or --resume {folder}."
             )
-        source = read_source(setting.data)
+        source = read_source(setting.data, setting.source)
         asked = setting.backbone if backbone or recipe or not setting.weights else None
         vit, info = load_backbone(asked, setting.weights or None)
         setting = fit_to_backbone(setting, info)

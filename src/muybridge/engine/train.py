@@ -139,7 +139,7 @@ def train(
     check(recipe)
     _one_process()
     if source is None:
-        source = read_source(recipe.data)
+        source = read_source(recipe.data, recipe.source)
     info = None
     if backbone is None:
         backbone, info = load_backbone(recipe.backbone, recipe.weights or None)
@@ -274,8 +274,8 @@ class _Run:
 
     def _batches(self) -> tuple[Batches, Batches]:
         recipe, args = self.recipe, self.args
-        train_set = VideoDataset(self.source.train, recipe.sampling, recipe.transform, True, args.seed)
-        val_set = VideoDataset(self.source.val, recipe.sampling, recipe.transform, False, args.seed)
+        train_set = VideoDataset(self.source.train, recipe.sampling, recipe.transform, True, args.seed, recipe.source)
+        val_set = VideoDataset(self.source.val, recipe.sampling, recipe.transform, False, args.seed, recipe.source)
         views = recipe.sampling.views * recipe.sampling.crops
         training = VideoBatches(train_set, args.batch_size, args.seed, args.fixed_views, args.workers)
         validation = VideoBatches(val_set, max(args.batch_size // views, 1), workers=args.workers)

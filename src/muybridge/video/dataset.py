@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from muybridge.errors import VideoError
-from muybridge.structures import Item, Sampling, Transform
-from muybridge.video.decode import open_video
+from muybridge.structures import Item, Sampling, SourceArgs, Transform
+from muybridge.video.opening import open_item
 from muybridge.video.sampling import generator, test_indices, train_indices
 from muybridge.video.sources import Source, read_items, read_source, read_split, split_rows, write_split
 from muybridge.video.transforms import test_video, train_video
@@ -81,16 +81,24 @@ class VideoDataset(Dataset[Sample]):
         transform: how they become tensors.
         training: one view with random draws, or all views at test time.
         seed: of all draws.
+        source: how the files are read: decoder and limits.
     """
 
     def __init__(
-        self, items: Sequence[Item], sampling: Sampling, transform: Transform, training: bool, seed: int
+        self,
+        items: Sequence[Item],
+        sampling: Sampling,
+        transform: Transform,
+        training: bool,
+        seed: int,
+        source: SourceArgs | None = None,
     ) -> None:
         self.items = tuple(items)
         self.sampling = sampling
         self.transform = transform
         self.training = training
         self.seed = seed
+        self.source = source or SourceArgs()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -108,12 +116,12 @@ class VideoDataset(Dataset[Sample]):
 
     def _train(self, item: Item, epoch: int, index: int, view: int) -> Tensor:
         rng = generator(self.seed, epoch, index, view)
-        with open_video(item.path) as video:
+        with open_item(item, self.source) as video:
             frames = video.read(train_indices(video.frame_count, self.sampling, rng))
         return train_video(frames, self.transform, rng)
 
     def _test(self, item: Item) -> Tensor:
-        with open_video(item.path) as video:
+        with open_item(item, self.source) as video:
             views = test_indices(video.frame_count, self.sampling)
             frames = video.read([index for view in views for index in view])
         crops = test_video(frames, self.transform, self.sampling.crops)  # [crops, V * T, 3, h, w]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muybridge.errors import BadInput, MissingFile, unknown
-from muybridge.structures import Item
+from muybridge.structures import Item, SourceArgs
 from muybridge.video.labels import read_labels
 
 # fmt: off
@@ -84,22 +84,22 @@ class _Found:
     numbers: bool = False
 
 
-def read_source(data: str | Path, val_share: float = 0.2) -> Source:
+def read_source(data: str | Path, args: SourceArgs | None = None) -> Source:
     """The videos of a data folder, to train with; what it may look like is told at the top of this file.
 
     Args:
         data: the folder.
-        val_share: the part of every class that is set aside for validation if the folder has no split: by the SHA-256
-            of the relative path, so that it is the same on every machine. A class with two videos or more has at least
-            one on each side.
+        args: how the videos are found. `val_share` is set aside by the SHA-256 of the relative path, so that it is the
+            same on every machine; a class with two videos or more has at least one on each side.
 
     Raises:
         MissingFile: the folder is not there, or not one of the videos that a list names.
         BadInput: the folder cannot be trained with; the message says why.
         UnknownName: a video has a class that the others or the class file do not have.
     """
+    val_share = (args or SourceArgs()).val_share
     if not 0 < val_share < 1:
-        raise BadInput(f"val_share is {val_share}; expected a share between 0 and 1, such as 0.2.")
+        raise BadInput(f"source.val_share is {val_share}; expected a share between 0 and 1, such as 0.2.")
     found = _find(Path(data))
     whole = _whole(found, data)
     place = found.places[whole]
@@ -125,7 +125,9 @@ def read_source(data: str | Path, val_share: float = 0.2) -> Source:
     return Source(train, val, labels, f"{place} and {found.places['val']}")
 
 
-def read_items(data: str | Path, labels: Sequence[str], split: str = "val", val_share: float = 0.2) -> tuple[Item, ...]:
+def read_items(
+    data: str | Path, labels: Sequence[str], split: str = "val", args: SourceArgs | None = None
+) -> tuple[Item, ...]:
     """The videos of a data folder, to evaluate a model that knows `labels`.
 
     Args:
@@ -133,7 +135,7 @@ def read_items(data: str | Path, labels: Sequence[str], split: str = "val", val_
         labels: the model's class names in the order of its outputs. Classes are matched by name; class indices in
             lists without a class file mean these.
         split: `train`, `val` or `all`; where the folder has no split, the parts are those of `read_source`.
-        val_share: as in `read_source`.
+        args: as in `read_source`.
 
     Raises:
         MissingFile: the folder is not there, or not one of the videos that a list names.
@@ -150,7 +152,7 @@ def read_items(data: str | Path, labels: Sequence[str], split: str = "val", val_
             raise BadInput(f"{data} has {found.places['val']} only; expected the split val or all.")
         items = _items(found, split, names)
     else:
-        items = _set_aside(_items(found, _whole(found, data), names), val_share)[split == "val"]
+        items = _set_aside(_items(found, _whole(found, data), names), (args or SourceArgs()).val_share)[split == "val"]
     if not items:
         raise BadInput(f"{data} holds no video in its split {split}.")
     return items
