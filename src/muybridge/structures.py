@@ -21,6 +21,17 @@ Rule = Literal["segments", "stride", "tsn", "uniform", "dense", "linspace"]
 Crop = Literal["random_resized", "random", "center", "multiscale"]
 Schedule = Literal["cosine", "constant", "ila", "dist", "zeroi2v"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Step = Literal["crop", "flip", "color_jitter", "grayscale", "randaugment"]
+
+# How a RandAugment is written: pattern -> the same in words.
+RANDAUGMENT = {
+    r"rand-m(?P<m>10|\d(?:\.\d+)?)-n(?P<n>[1-9]\d?)(?:-mstd(?P<std>\d+(?:\.\d+)?))?-inc1": (
+        "rand-m<magnitude 0 to 10>-n<operations 1 to 99>-mstd<deviation of the magnitude>-inc1"
+    ),
+    r"pytorchvideo-n(?P<n>[1-9]|1[0-4])-m(?P<m>10|\d(?:\.\d+)?)": (
+        "pytorchvideo-n<operations 1 to 14>-m<magnitude 0 to 10>"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -147,25 +158,34 @@ class Transform:
             where nothing tells).
         std: likewise.
         resize: short side in pixels before the crop at test time; 0: the larger side of `size`.
+        resize_single: the same where only one view of a video is taken (1 clip x 1 crop), as ILA and ZeroI2V have it;
+            0: `resize`.
+        rounding: of the long side in resizing: `floor` (EVL), `half_up` (OpenCV's habit: ILA, ZeroI2V), or `int`: the
+            whole part of a product of fractions, which may be a pixel less than `floor` (DiST).
+        crop_steps: where three crops at test time lie: `ends`: at the start, in the middle and at the end of the long
+            side (EVL); `even`: 0, 1 and 2 steps of half the margin, rounded down (ILA, ZeroI2V).
         interpolation: `bilinear` or `bicubic`.
         antialias: low-pass before shrinking.
-        arithmetic: `uint8` rounds after resizing and is quicker; `float` is what the published codes do.
+        arithmetic: `uint8` resizes bytes and is quickest; `float` resizes and keeps fractions (EVL, DiST); `rounded`
+            resizes fractions and rounds to bytes, OpenCV's to within one level of 255 (ILA, ZeroI2V).
+        train_resize: short side in pixels before anything else in training; 0: not resized before the crop.
+        order: in which order a training video is cropped, mirrored and so on: all five steps, also those that are off.
+            Normalisation comes after them and erasing last.
         crop: the crop in training: `random_resized`, `random` (after resizing as at test time), `center` or
             `multiscale` (sides of 1, 0.875, 0.75 or 0.66 of the short side, at most one step apart, in a corner or the
-            centre; not yet to be trained with).
+            centre).
         scale: area of a random resized crop as a share of the frame.
         ratio: aspect (width / height) of a random resized crop.
         flip: probability of a horizontal flip in training. 0 by default: it swaps left and right.
-        swap_labels: pairs of class indices that a flip exchanges, such as 86,87 in Something-Something (not yet to be
-            trained with).
-        randaugment: random operations on the whole video: `rand-m7-n4-mstd0.5-inc1` (timm's notation) or
-            `pytorchvideo-n4-m7` (4 operations of magnitude 7); empty: none (not yet to be trained with).
-        color_jitter: largest changes of brightness, contrast, saturation and hue (not yet to be trained with).
+        swap_labels: pairs of class indices that a flip exchanges, such as 86 and 87 in Something-Something.
+        randaugment: random operations on the whole video: `rand-m7-n4-mstd0.5-inc1` (timm's notation: magnitude 7, 4
+            operations, a deviation of 0.5 of the magnitude) or `pytorchvideo-n4-m7` (the same, each operation at most
+            once and bilinear where the other is bicubic); empty: none.
+        color_jitter: largest changes of brightness, contrast, saturation and hue.
         color_jitter_probability: how often colours are changed, if `color_jitter` is not zero.
         color_jitter_per_frame: other colours for every frame, as ILA has it; else the same for the whole video.
-        grayscale: probability that the video loses its colours (not yet to be trained with).
-        erasing: probability that a rectangle of 2 to 33 % of the area, the same in all frames, is erased (not yet to be
-            trained with).
+        grayscale: probability that the video loses its colours.
+        erasing: probability that a rectangle of 2 to 33 % of the area, the same in all frames, is erased.
         erasing_fill: with what: `zero` after normalisation, `grey` (128 of 255), or `noise`, new in every frame.
     """
 
@@ -173,9 +193,14 @@ class Transform:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     resize: int = 0
+    resize_single: int = 0
+    rounding: Literal["floor", "half_up", "int"] = "floor"
+    crop_steps: Literal["ends", "even"] = "ends"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
-    arithmetic: Literal["uint8", "float"] = "uint8"
+    arithmetic: Literal["uint8", "float", "rounded"] = "uint8"
+    train_resize: int = 0
+    order: tuple[Step, ...] = ("crop", "flip", "color_jitter", "grayscale", "randaugment")
     crop: Crop = "random_resized"
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (0.75, 4 / 3)
@@ -209,13 +234,16 @@ class TrainArgs:
         min_lr: where the cosine ends.
         clip_grad: largest norm of all gradients; 0: no clipping.
         label_smoothing: of the cross entropy.
-        mixup: alpha of mixup, two videos blended; 0: off (not yet to be trained with).
-        cutmix: alpha of cutmix, a box of another video, the same in all frames; 0: off (not yet to be trained with).
+        mixup: alpha of mixup, each video blended with another of its batch; 0: off.
+        cutmix: alpha of cutmix, a box of another video of the batch, the same in all frames; 0: off.
         mix_probability: share of batches that are mixed, if `mixup` or `cutmix` is on.
         cutmix_share: share of the mixed batches that are cut, where both are on.
         precision: `auto`: fp32 on CPU, bf16 on CUDA that has it, else fp16 with a loss scaler.
         fixed_views: 0: fresh random draws every epoch; K: K fixed draws per video, epoch e uses draw e modulo K.
-        cache: `memory`: compute what depends on frozen weights once and train on it (needs `fixed_views` >= 1).
+        cache: compute what depends on frozen weights once and train on it (needs `fixed_views` >= 1): kept in
+            `memory`, or on `disk` for later trainings too.
+        cache_folder: where features are kept on disk; empty: `features` in the user's cache of muybridge.
+        cache_precision: of features on disk: `half` (fp16) or `full`; those in memory are as they were computed.
         evaluate_every: epochs between two evaluations on the validation videos.
         bad_share: the run stops when more than this share of the training videos cannot be decoded.
         slim: leave a frozen backbone's weights out of the saved model; loading then fetches them and checks their hash.
@@ -242,7 +270,9 @@ class TrainArgs:
     cutmix_share: float = 0.5
     precision: Precision = "auto"
     fixed_views: int = 0
-    cache: Literal["none", "memory"] = "none"
+    cache: Literal["none", "memory", "disk"] = "none"
+    cache_folder: str = ""
+    cache_precision: Literal["half", "full"] = "half"
     evaluate_every: int = 1
     bad_share: float = 0.05
     slim: bool = False

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from muybridge.errors import BadInput, MissingFile, UnknownName
+from muybridge.structures import SourceArgs
 from muybridge.video.sources import read_items, read_source, read_split, split_rows, write_split
 
 
@@ -90,7 +91,8 @@ def test_part_of_each_class_is_set_aside(tree):
 
 def test_share_is_kept_to(tree):
     counts = {
-        share: [len(names(read_source(tree, share).val, label)) for label in (0, 2, 3)] for share in (0.01, 0.5, 0.99)
+        share: [len(names(read_source(tree, SourceArgs(val_share=share)).val, label)) for label in (0, 2, 3)]
+        for share in (0.01, 0.5, 0.99)
     }
     assert counts == {0.01: [1, 1, 1], 0.5: [2, 5, 1], 0.99: [4, 9, 1]}
 
@@ -178,9 +180,11 @@ def test_listed_videos_are_looked_for_in_videos_too(tmp_path):
     make(tmp_path, "train.txt", content=f"a.mp4 0\nb.mp4 1\nnone.mp4 1\n{tmp_path}/c.mp4 1\n")
     make(tmp_path, "val.txt", content="videos/b.mp4 0\n")
     source = read_source(tmp_path)
-    wanted = ["videos/a.mp4", "b.mp4", "none.mp4", "c.mp4"]
-    # One that is missing does not stop the others: it is counted when it is read.
+    wanted = ["videos/a.mp4", "b.mp4", "c.mp4"]
+    # One that is missing does not stop the others: it is counted and told.
     assert [item.path for item in source.train] == [str(tmp_path / name) for name in wanted]
+    assert source.missing == {"train": ("none.mp4",)}
+    assert source.how.endswith("; 1 of 4 videos of train.txt are missing")
 
 
 def test_list_without_a_second(tmp_path):
@@ -195,7 +199,7 @@ def test_list_without_a_second(tmp_path):
 
 def refuse(error, message, root, **options):
     with pytest.raises(error, match=message):
-        read_source(root, **options)
+        read_source(root, SourceArgs(**options))
 
 
 def test_no_folder(tmp_path):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
 
 from muybridge import __version__
 from muybridge.errors import BadInput, MuybridgeError
+from muybridge.structures import SourceArgs
 
 if TYPE_CHECKING:
     from muybridge.recogniser import Recogniser
@@ -69,6 +70,40 @@ class Loading:
         for sentence in recogniser.notes:
             complain(sentence)
         return recogniser
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reading:
+    """How the videos of a data set are found and read: short forms of --source.*; what is not given is the default.
+
+    Attributes:
+        format: what the files of the data set look like (docs/data-sets.md); found out by default.
+        videos: folder of the videos, where they do not lie beside the lists.
+        label: 'verb' or 'noun', where a data set has both (EPIC-KITCHENS).
+        fold: which of several official splits, from 1.
+        decoder: 'pyav', or 'torchcodec' where that is installed.
+    """
+
+    format: str | None = None
+    videos: Path | None = None
+    label: Literal["verb", "noun"] | None = None
+    fold: int | None = None
+    decoder: Literal["pyav", "torchcodec"] | None = None
+
+    def fields(self) -> dict[str, str]:
+        """What was given, as fields of a recipe: `{"source.fold": "2"}`."""
+        return {f"source.{name}": str(value) for name, value in self._given().items()}
+
+    def args(self, base: SourceArgs | None = None) -> SourceArgs:
+        """What was given, and the rest from `base` or the defaults."""
+        return replace(base or SourceArgs(), **self._given())
+
+    def _given(self) -> dict[str, Any]:
+        given = {"format": self.format, "label": self.label, "fold": self.fold, "decoder": self.decoder}
+        # Absolute, so that a recipe in a run folder works from any folder.
+        given["videos"] = str(self.videos.absolute()) if self.videos is not None else None
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def parse_labels(text: str | None) -> tuple[str, ...] | None:
@@ -136,10 +171,10 @@ def run(arguments: Sequence[str]) -> int:
         if "fields" in ignored:
             result = command(*bound.args, **{**bound.kwargs, "fields": fields})
         elif fields:
-            raise BadInput(f"--{next(iter(fields))} can be given to `muybridge train` only.")
+            raise BadInput(f"--{next(iter(fields))} can be given to `muybridge train` and `sweep` only.")
         else:
             result = command(*bound.args, **bound.kwargs)
-        if words[:1] == ["train"] and {"--help", "-h"} & set(words):
+        if words[:1] in (["train"], ["sweep"]) and {"--help", "-h"} & set(words):
             _print_fields()
         return result or 0
     except MuybridgeError as error:

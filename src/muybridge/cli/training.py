@@ -6,8 +6,10 @@ import json as json_module
 from dataclasses import replace
 from pathlib import Path
 
-from muybridge.cli.app import Fields, app, parse_labels
+from muybridge.cli.app import Fields, Reading, app, parse_labels
 from muybridge.errors import BadInput
+
+READING = Reading()
 
 
 @app.command
@@ -38,7 +40,7 @@ def demo(
 @app.command
 def train(
     *,
-    data: Path | None = None,
+    data: str | None = None,
     method: str | None = None,
     backbone: str | None = None,
     weights: Path | None = None,
@@ -46,6 +48,7 @@ def train(
     labels: str | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    reading: Reading = READING,
     json: bool = False,
     fields: Fields = None,
 ) -> None:
@@ -55,17 +58,22 @@ def train(
 
       DIR/train/<class>/* and DIR/val/<class>/*
       DIR/<class>/*                  20 % are kept for validation
-      DIR/train.txt and DIR/val.txt  with 'path label' lines
+      DIR/train.csv and DIR/val.csv  lists 'path,label'; also txt, json, ...
+      DIR with official lists        Kinetics, UCF101, EPIC-KITCHENS, ...
+      'DIR/train-{000..009}.tar'     WebDataset, also behind https://
+
+    docs/data-sets.md shows each of them.
 
     Args:
-        data: the videos.
+        data: the videos; a folder, one list, or a pattern of archives.
         method: a name of `muybridge list methods` (default: evl).
         backbone: a name of `muybridge list backbones` (default: clip_vitb16).
         weights: a file with the backbone's weights, for example downloaded by hand.
         recipe: where to start: a published recipe's name (`muybridge list recipes`) or a JSON or YAML file, such as the
             recipe.json of another run.
         labels: for a method that compares videos with texts (ila, dist): what to call the classes, in the order of
-            their names, separated by commas or one a line in a file.
+            their names, separated by commas or one a line in a file. (--label, without s, chooses between the verbs
+            and the nouns of EPIC-KITCHENS.)
         out: the run folder (default: runs/<method>_<data>); must not exist.
         resume: an interrupted run folder to go on with.
         json: print the result as JSON.
@@ -76,7 +84,13 @@ def train(
 
     progress = ProgressBar()
     named = {"data": data, "method": method, "backbone": backbone, "weights": weights}
-    changes = {name: str(value) for name, value in named.items() if value is not None} | (fields or {})
+    changes = {name: str(value) for name, value in named.items() if value is not None}
+    for name, value in (*reading.fields().items(), *(fields or {}).items()):
+        if name in changes:
+            raise BadInput(f"--{name} and its short form --{name.removeprefix('source.')} are both given; give one.")
+        changes[name] = value
+    if labels in ("verb", "noun"):
+        raise BadInput(f"--labels names the classes; for the {labels}s of EPIC-KITCHENS give --label {labels}.")
     if resume is not None:
         if changes or any(x is not None for x in (recipe, out, labels)):
             raise BadInput("--resume goes on with the run as it was set up; give it alone.")
@@ -85,7 +99,7 @@ def train(
         from muybridge.backbones.weights import load_backbone
         from muybridge.recipes import check, find_recipe, fit_to_backbone, override, validate
         from muybridge.structures import Recipe
-        from muybridge.video.dataset import read_source
+        from muybridge.video.sources import absolute, read_source, short_name
 
         start = find_recipe(recipe) if recipe is not None else Recipe()
         setting = validate(override(start, changes))
@@ -93,12 +107,14 @@ def train(
         if not setting.data:
             raise BadInput("Give the videos with --data DIR, for example a folder with one folder of files per class.")
         # Absolute, so that the recipe in the run folder works from any folder.
+        videos = str(Path(setting.source.videos).absolute()) if setting.source.videos else ""
         setting = replace(
             setting,
-            data=str(Path(setting.data).absolute()),
+            data=absolute(setting.data),
+            source=replace(setting.source, videos=videos),
             weights=str(Path(setting.weights).absolute()) if setting.weights else "",
         )
-        folder = out or Path("runs") / f"{setting.method}_{Path(setting.data).name}"
+        folder = out or Path("runs") / f"{setting.method}_{short_name(setting.data)}"
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BadInput(
                 f"{folder} exists already; nothing is written over. Give another --out, or --resume {folder}."

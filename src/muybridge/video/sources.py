@@ -1,13 +1,15 @@
-"""Which videos there are and what they show: class folders, list files, and the split into training and validation.
+"""Which videos there are and what they show: a data source in two halves, to train with and to validate with.
 
     DIR/train/<class>/*  and  DIR/val/<class>/*       folders for both halves
     DIR/<class>/*                                     one tree; a part of every class is set aside for validation
-    DIR/train.txt  and  DIR/val.txt                   a line for each video: its path, blanks, its label
-    DIR/train.csv  and  DIR/val.csv                   the same in columns, `path,label`
+    DIR/train.csv  and  DIR/val.csv                   lists, `path,label[,start,end]`: csv, tsv, txt, json or jsonl
+    LIST.csv                                          one list; the other half lies beside it, or is set aside
+    DIR with the official files of a data set         Kinetics, Something-Something, UCF101, EPIC-KITCHENS, ...
+    DIR/train-{000..009}.tar                          archives, on this machine or behind an address
 
 Instead of `val` a half may be called `validation` or `test`; without any, a part of every class of the training half is
-set aside. Beside lists, `classes.txt` or `labels.txt` names the classes in the order of their indices. No file is
-opened but the lists: a video that is missing or broken is found when it is read.
+set aside. `readers.formats` finds out which format it is. No video is opened: one that is listed and not there is left
+out and counted, and one that is broken is found when it is read.
 """
 
 from __future__ import annotations
@@ -16,26 +18,19 @@ import csv
 import hashlib
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from muybridge.errors import BadInput, MissingFile, unknown
-from muybridge.structures import Item, SourceArgs
+from muybridge.structures import FrameFiles, Item, SourceArgs
 from muybridge.video.labels import read_labels
+from muybridge.video.readers.formats import find, normal
+from muybridge.video.readers.found import Found
+from muybridge.video.readers.tables import LISTS, csv_rows
 
-# fmt: off
-VIDEO_SUFFIXES = frozenset({
-    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m2v", ".m4v",
-    ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".ts", ".vob", ".webm",
-    ".wmv", ".y4m",
-})
-# fmt: on
-HALVES = {"train": ("train",), "val": ("val", "validation", "test")}
-CLASS_FILES = ("classes.txt", "labels.txt")
-PATHS = ("path", "video", "file", "filename", "name")
-LABELS = ("label", "class")
+PLAIN = ("name", "label", "split")
+EXTRA = ("path", "start", "end", "pattern", "first", "count", "rate", "offset", "size")
 
 
 @dataclass(frozen=True)
@@ -47,115 +42,144 @@ class Source:
         val: videos to validate with.
         labels: class names; the place is the class index.
         how: one line on how the halves came about.
+        missing: half -> names of the videos that are listed and not there.
+        data: the folder that names are relative to; empty: not known.
     """
 
     train: tuple[Item, ...]
     val: tuple[Item, ...]
     labels: tuple[str, ...]
     how: str
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    data: str = ""
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A video as it was found: its path, its name in lists, its label as written, and where that is written."""
-
-    path: str
-    name: str
-    label: str
-    where: str
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What a data folder holds, before labels are indices.
+class Part:
+    """One part of a data source, to evaluate on.
 
     Attributes:
-        halves: the videos of `train` and `val`; of `all` where the folder has no split.
-        places: what to call each of them in a message.
-        labels: class names in the order of their indices; None if neither folders nor a class file tell.
-        folders: the classes are folders.
-        numbers: labels are written as class indices.
+        items: its videos.
+        how: one line on where they are from.
+        missing: names of the videos that are listed and not there.
     """
 
-    halves: dict[str, list[_Entry]]
-    places: dict[str, str]
-    labels: tuple[str, ...] | None
-    folders: bool = False
-    numbers: bool = False
+    items: tuple[Item, ...]
+    how: str
+    missing: tuple[str, ...] = ()
 
 
 def read_source(data: str | Path, args: SourceArgs | None = None) -> Source:
-    """The videos of a data folder, to train with; what it may look like is told at the top of this file.
+    """The videos of a data source, to train with; what it may look like is told at the top of this file.
 
     Args:
-        data: the folder.
+        data: a folder, a list, or a pattern or address of archives.
         args: how the videos are found. `val_share` is set aside by the SHA-256 of the relative path, so that it is the
             same on every machine; a class with two videos or more has at least one on each side.
 
     Raises:
-        MissingFile: the folder is not there, or not one of the videos that a list names.
-        BadInput: the folder cannot be trained with; the message says why.
-        UnknownName: a video has a class that the others or the class file do not have.
+        MissingFile: nothing is there, or not one of the videos that a list names.
+        BadInput: the source cannot be trained with; the message says why.
+        UnknownName: a video has a class that the others or the class file do not have; there is no such format or fold.
     """
-    val_share = (args or SourceArgs()).val_share
-    if not 0 < val_share < 1:
-        raise BadInput(f"source.val_share is {val_share}; expected a share between 0 and 1, such as 0.2.")
-    found = _find(Path(data))
+    args = args or SourceArgs()
+    _check_share(args.val_share)
+    found = find(data, args)
     whole = _whole(found, data)
     place = found.places[whole]
+    train = _checked(found, whole, _labels_of(found, whole))
     labels = _labels_of(found, whole)
     if len(labels) < 2:
         raise BadInput(f"{place} has one class only, '{labels[0]}'; a recogniser needs two or more.")
-    train = _items(found, whole, labels)
+    missing = {half: tuple(names) for half, names in found.missing.items()}
     if "val" not in found.halves:
-        train, val = _set_aside(train, val_share)
+        train, val = _set_aside(train, args.val_share)
         if not val:
             raise BadInput(
                 f"No class of {place} has two videos, so none can be set aside for validation; add a val half."
             )
-        return Source(train, val, labels, f"{val_share:.0%} of each class of {place} set aside by the hash of the path")
-    val = _items(found, "val", labels)
-    if not val:
-        raise BadInput(
-            f"{found.places['val']} holds no video; fill it, or remove it to have a part of {place} set aside."
-        )
-    both = {item.path for item in train} & {item.path for item in val}
-    if both:
-        raise BadInput(f"{len(both)} videos are in {place} and in {found.places['val']} (first: {min(both)}).")
-    return Source(train, val, labels, f"{place} and {found.places['val']}")
+        how = f"{args.val_share:.0%} of each class of {place} set aside by the hash of the path"
+        missing = {"train": missing[whole]} if whole in missing else {}
+    else:
+        val = _checked(found, "val", labels)
+        if not val:
+            raise BadInput(
+                f"{found.places['val']} holds no video; fill it, or remove it to have a part of {place} set aside."
+            )
+        both = {_content(item) for item in train} & {_content(item) for item in val}
+        if both:
+            raise BadInput(f"{len(both)} videos are in {place} and in {found.places['val']} (first: {min(both)[0]}).")
+        how = f"{place} and {found.places['val']}"
+    return Source(train, val, labels, _with_notes(how, found, missing), missing, _root(data))
 
 
 def read_items(
     data: str | Path, labels: Sequence[str], split: str = "val", args: SourceArgs | None = None
 ) -> tuple[Item, ...]:
-    """The videos of a data folder, to evaluate a model that knows `labels`.
+    """The videos of `read_part` alone."""
+    return read_part(data, labels, split, args).items
+
+
+def read_part(data: str | Path, labels: Sequence[str], split: str = "val", args: SourceArgs | None = None) -> Part:
+    """The videos of a data source, to evaluate a model that knows `labels`.
 
     Args:
-        data: a folder as `read_source` takes it; it need not have every class.
+        data: as `read_source` takes it; it need not have every class.
         labels: the model's class names in the order of its outputs. Classes are matched by name; class indices in
-            lists without a class file mean these.
-        split: `train`, `val` or `all`; where the folder has no split, the parts are those of `read_source`.
+            lists without class names mean these.
+        split: `train`, `val` or `all`; where the source has no split, the parts are those of `read_source`.
         args: as in `read_source`.
 
     Raises:
-        MissingFile: the folder is not there, or not one of the videos that a list names.
-        BadInput: the folder has no such half, or no video in it.
-        UnknownName: a class is not among `labels`, or there is no such split.
+        MissingFile: nothing is there, or not one of the videos that a list names.
+        BadInput: the source has no such half, or no video in it.
+        UnknownName: a class is not among `labels`, or there is no such split, format or fold.
     """
     if split not in ("train", "val", "all"):
         raise unknown("split", split, ("train", "val", "all"))
-    found, names = _find(Path(data)), tuple(labels)
+    args, names = args or SourceArgs(), tuple(labels)
+    _check_share(args.val_share)
+    found = find(data, args)
+    halves = list(found.halves)
     if split == "all":
-        items = tuple(item for half in found.halves for item in _items(found, half, names))
+        items = tuple(item for half in halves for item in _checked(found, half, names))
     elif "val" in found.halves:
         if split not in found.halves:
             raise BadInput(f"{data} has {found.places['val']} only; expected the split val or all.")
-        items = _items(found, split, names)
+        halves = [split]
+        items = _checked(found, split, names)
     else:
-        items = _set_aside(_items(found, _whole(found, data), names), (args or SourceArgs()).val_share)[split == "val"]
+        halves = [_whole(found, data)]
+        items = _set_aside(_checked(found, halves[0], names), args.val_share)[split == "val"]
     if not items:
         raise BadInput(f"{data} holds no video in its split {split}.")
-    return items
+    missing = {half: tuple(found.missing[half]) for half in halves if half in found.missing}
+    how = _with_notes(" and ".join(found.places[half] for half in halves), found, missing)
+    return Part(items, how, tuple(name for absent in missing.values() for name in absent))
+
+
+def data_is_there(data: str | Path) -> bool:
+    """Whether a data source is where it was; of archives behind an address or in a pattern this is found on reading."""
+    text = normal(data)
+    return os.path.exists(text) or "://" in text or "{" in text
+
+
+def absolute(data: str | Path) -> str:
+    """A data source that means the same from any folder; an address stays as it is."""
+    text = normal(data)
+    return text if "://" in text else os.path.abspath(text)
+
+
+def short_name(data: str | Path) -> str:
+    """What to call a data source in the name of a folder.
+
+    >>> short_name("https://host/shards/train-{000..009}.tar")
+    'shards'
+    """
+    parts = normal(data).partition("?")[0].replace("://", "/").rstrip("/").split("/")
+    is_file = parts[-1].lower().endswith((*LISTS, ".tar"))
+    name = parts[-2] if is_file and len(parts) > 1 else parts[-1]
+    return re.sub(r"[^\w.-]+", "_", name) or "data"
 
 
 def split_rows(source: Source) -> Iterator[tuple[str, str, str]]:
@@ -166,11 +190,20 @@ def split_rows(source: Source) -> Iterator[tuple[str, str, str]]:
 
 
 def write_split(path: str | Path, source: Source) -> None:
-    """Write the split as a csv file with the columns name, label, split."""
+    """Write the split as a csv file with the columns name, label, split, and those of `EXTRA` that are needed.
+
+    A video whose path is not its name below the data folder has its path there too, relative to that folder if it is
+    in it; a part of a video its start and end in seconds; a folder of pictures their pattern, the first number, their
+    count and rate; a video in an archive its offset and size in bytes.
+    """
+    items = (*source.train, *source.val)
+    extras = [_extra(item, source.data) for item in items]
+    columns = [column for column in EXTRA if any(column in extra for extra in extras)]
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("name", "label", "split"))
-        writer.writerows(split_rows(source))
+        writer.writerow((*PLAIN, *columns))
+        for row, extra in zip(split_rows(source), extras, strict=True):
+            writer.writerow((*row, *(extra.get(column, "") for column in columns)))
 
 
 def read_split(path: str | Path, data: str | Path, labels: Sequence[str] | None = None) -> Source:
@@ -178,7 +211,7 @@ def read_split(path: str | Path, data: str | Path, labels: Sequence[str] | None 
 
     Args:
         path: the csv file.
-        data: the data folder, to which the names in the file are relative.
+        data: the data source, to whose folder the names in the file are relative.
         labels: class names in the order of their indices; None: those of `labels.txt` beside the file, as in the
             folder of a run, else those in the file, sorted.
 
@@ -187,123 +220,83 @@ def read_split(path: str | Path, data: str | Path, labels: Sequence[str] | None 
         BadInput: a row is malformed.
         UnknownName: a row has a class that is not among `labels`.
     """
-    halves: dict[str, list[_Entry]] = {"train": [], "val": []}
-    for number, row in _rows(Path(path)):
-        if row == ["name", "label", "split"]:
+    root, header = _root(data), list(PLAIN)
+    rows: list[tuple[str, dict[str, str]]] = []
+    for number, fields in csv_rows(Path(path)):
+        if fields[:3] == list(PLAIN) and not rows:
+            header = fields
             continue
-        if len(row) != 3 or row[2] not in halves:
-            raise BadInput(f"{path}:{number} is {','.join(row)!r}; expected name,label,split with split train or val.")
-        halves[row[2]].append(_Entry(_locate(Path(data), row[0]), row[0], row[1], f"{path}:{number}"))
+        if len(fields) != len(header) or fields[2] not in ("train", "val"):
+            raise BadInput(
+                f"{path}:{number} is {','.join(fields)!r}; expected {','.join(header)} with split train or val."
+            )
+        rows.append((f"{path}:{number}", dict(zip(header, fields, strict=True))))
     if labels is None and (beside := Path(path).with_name("labels.txt")).is_file():
         labels = read_labels(beside)
     elif labels is None:
-        labels = sorted({entry.label for half in halves.values() for entry in half})
-    names = tuple(labels)
-    found = _Found(halves, dict.fromkeys(halves, str(path)), names)
-    return Source(_items(found, "train", names), _items(found, "val", names), names, f"as in {path}")
+        labels = sorted({row["label"] for _, row in rows})
+    index = {label: place for place, label in enumerate(labels)}
+    halves: dict[str, list[Item]] = {"train": [], "val": []}
+    for where, row in rows:
+        if row["label"] not in index:
+            raise unknown("class", row["label"], labels, f"It stands in {where}.")
+        halves[row["split"]].append(_item(row, index[row["label"]], root, where))
+    return Source(tuple(halves["train"]), tuple(halves["val"]), tuple(labels), f"as in {path}", {}, root)
 
 
-def _find(root: Path) -> _Found:
-    """The videos of a data folder, whichever of the layouts it has."""
-    if not root.exists():
-        raise MissingFile(f"There is no folder {root}.")
-    if not root.is_dir():
-        raise BadInput(
-            f"{root} is a file; expected a folder with class folders, with train and val, or with train.txt."
-        )
-    lists = {
-        half: next((f for n in names for f in (root / f"{n}.txt", root / f"{n}.csv") if f.is_file()), None)
-        for half, names in HALVES.items()
-    }
-    if any(lists.values()):
-        return _find_lists(root, {half: file for half, file in lists.items() if file})
-    # A class may be called `train`; only a folder of folders is a half.
-    folders = {
-        half: next((root / name for name in names if _visible(root / name, Path.is_dir)), None)
-        for half, names in HALVES.items()
-    }
-    trees = {half: folder for half, folder in folders.items() if folder} or {"all": root}
-    halves = {half: _read_tree(root, tree) for half, tree in trees.items()}
-    first = next(iter(trees.values()))
-    classes = tuple(folder.name for folder in _visible(first, Path.is_dir))
-    if not classes:
-        raise BadInput(f"{root} holds no class folders; expected {root}/<class>/<video>, or train.txt and val.txt.")
-    return _Found(halves, {half: str(tree) for half, tree in trees.items()}, classes, folders=True)
-
-
-def _find_lists(root: Path, lists: dict[str, Path]) -> _Found:
-    halves = {half: list(_read_list(root, file)) for half, file in lists.items()}
-    for half, entries in halves.items():
-        if not entries:
-            raise BadInput(f"{lists[half]} names no video; expected a path and a label a line.")
-        if not any(os.path.exists(entry.path) for entry in entries):
-            raise MissingFile(f"Not one video of {lists[half]} is there; the first should be {entries[0].path}.")
-    file = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
-    numbers = all(re.fullmatch(r"-?\d+", entry.label) for entries in halves.values() for entry in entries)
-    places = {half: str(path) for half, path in lists.items()}
-    return _Found(halves, places, read_labels(file) if file else None, numbers=numbers)
-
-
-def _read_tree(root: Path, tree: Path) -> list[_Entry]:
-    """The videos of `tree`/<class>/, named relative to `root`, in sorted order."""
-    return [
-        _Entry(os.path.abspath(video), video.relative_to(root).as_posix(), folder.name, str(folder))
-        for folder in _visible(tree, Path.is_dir)
-        for video in _visible(folder, lambda path: path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    ]
-
-
-def _read_list(root: Path, file: Path) -> Iterator[_Entry]:
-    """The videos that a list file names, in its order."""
-    path_column, label_column = 0, 1
-    for place, (number, row) in enumerate(_rows(file)):
-        if place == 0 and file.suffix == ".csv":
-            header = [field.strip().lower() for field in row]
-            paths, labels = ([n for n, field in enumerate(header) if field in names] for names in (PATHS, LABELS))
-            if paths and labels:
-                path_column, label_column = paths[0], labels[0]
-                continue
-        fields = [field.strip() for field in row]
-        if len(fields) <= max(path_column, label_column) or not fields[path_column] or not fields[label_column]:
-            wanted = "path,label" if file.suffix == ".csv" else "a path, a blank and a label"
-            raise BadInput(f"{file}:{number} is {','.join(row)!r}; expected {wanted}.")
-        name = fields[path_column].removeprefix("./")
-        yield _Entry(_locate(root, name), name, fields[label_column], f"{file}:{number}")
-
-
-def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each line that is not blank, with its number from 1; of a text line two: path and label."""
-    if not file.is_file():
-        raise MissingFile(f"There is no file {file}.")
+def _item(row: Mapping[str, str], label: int, root: str, where: str) -> Item:
+    """The video of a row of a split file."""
+    path = row.get("path") or _locate(root, row["name"])
+    if "://" not in path:
+        path = os.path.abspath(os.path.join(root, path))
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            if file.suffix == ".csv":
-                reader = csv.reader(stream)
-                yield from ((reader.line_num, row) for row in reader if row)
-            else:
-                # Paths may hold blanks. After a tab the label may, too.
-                split = ((number, line.strip()) for number, line in enumerate(stream, start=1))
-                yield from ((n, line.rsplit("\t" if "\t" in line else None, 1)) for n, line in split if line)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{file} is not a text file in UTF-8: {error}.") from error
+        frames = None
+        if row.get("pattern"):
+            frames = FrameFiles(row["pattern"], int(row["first"]), int(row["count"]), float(row["rate"]))
+        stored = (int(row["offset"]), int(row["size"])) if row.get("offset") else None
+        start, end = float(row.get("start") or 0), float(row["end"]) if row.get("end") else None
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"{where} cannot be understood: {error}; the file is not as it was written.") from None
+    return Item(path, label, row["name"], start, end, frames, stored)
 
 
-def _locate(root: Path, name: str) -> str:
-    """The absolute path of a listed video: below the data folder, else below its folder `videos`."""
-    path = root / name
-    if not path.exists() and (root / "videos" / name).exists():
-        path = root / "videos" / name
+def _extra(item: Item, data: str) -> dict[str, str]:
+    """The columns besides `PLAIN` that tell this video."""
+    extra: dict[str, str] = {}
+    if item.path != os.path.abspath(os.path.join(data, item.name)):
+        inside = data and item.path.startswith(os.path.join(data, ""))
+        extra["path"] = os.path.relpath(item.path, data) if inside else item.path
+    if item.start:
+        extra["start"] = repr(item.start)
+    if item.end is not None:
+        extra["end"] = repr(item.end)
+    if item.frames is not None:
+        frames = item.frames
+        extra |= {"pattern": frames.pattern, "first": str(frames.first), "count": str(frames.count)}
+        extra["rate"] = repr(frames.rate)
+    if item.stored is not None:
+        extra["offset"], extra["size"] = map(str, item.stored)
+    return extra
+
+
+def _root(data: str | Path) -> str:
+    """The folder that names are relative to; empty for archives behind addresses."""
+    text = normal(data)
+    if "://" in text:
+        return ""
+    path = os.path.abspath(text)
+    return path if os.path.isdir(path) else os.path.dirname(path)
+
+
+def _locate(root: str, name: str) -> str:
+    """Where a video is that has no path of its own: below the data folder, else below its folder `videos`."""
+    path = os.path.join(root, name)
+    if not os.path.exists(path) and os.path.exists(inside := os.path.join(root, "videos", name)):
+        path = inside
     return os.path.abspath(path)
 
 
-def _visible(folder: Path, keep: Callable[[Path], bool]) -> list[Path]:
-    """What `folder` holds, sorted by name, without hidden entries; nothing if it is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.iterdir() if not p.name.startswith(".") and keep(p)), key=lambda p: p.name)
-
-
-def _whole(found: _Found, data: str | Path) -> str:
+def _whole(found: Found, data: str | Path) -> str:
     """The half from which a part can be set aside."""
     for half in ("train", "all"):
         if half in found.halves:
@@ -311,18 +304,19 @@ def _whole(found: _Found, data: str | Path) -> str:
     raise BadInput(f"{data} has {found.places['val']} but nothing to train with; expected train beside it.")
 
 
-def _labels_of(found: _Found, whole: str) -> tuple[str, ...]:
+def _labels_of(found: Found, whole: str) -> tuple[str, ...]:
     """Class names in the order of their indices. Raises BadInput for a class without a video."""
-    written = Counter(entry.label for entry in found.halves[whole])
+    # Those of videos that are missing count, so that the classes are the same on every machine.
+    written = {entry.label for entry in found.halves[whole]} | found.absent.get(whole, set())
     if found.labels is not None and not found.folders:
         return found.labels  # A class file may name more classes than this data set has videos of.
     if found.labels is not None:
         labels = found.labels
     elif found.numbers:
-        labels = tuple(str(index) for index in range(max(int(label) for label in written) + 1))
+        labels = tuple(str(index) for index in range(max(map(int, written), default=0) + 1))
     else:
         labels = tuple(sorted(written))
-    empty = [label for label in labels if not written[label]]
+    empty = [label for label in labels if label not in written]
     if empty:
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         raise BadInput(
@@ -331,7 +325,17 @@ def _labels_of(found: _Found, whole: str) -> tuple[str, ...]:
     return labels
 
 
-def _items(found: _Found, half: str, labels: tuple[str, ...]) -> tuple[Item, ...]:
+def _checked(found: Found, half: str, labels: tuple[str, ...]) -> tuple[Item, ...]:
+    """The videos of a half with class indices; at least one of those that are listed is there."""
+    if not found.halves[half] and found.missing.get(half):
+        raise MissingFile(
+            f"Not one video of {found.places[half]} is there; the first should be {found.expected[half]}. "
+            "If the videos lie elsewhere, give their folder: --videos DIR"
+        )
+    return _items(found, half, labels)
+
+
+def _items(found: Found, half: str, labels: tuple[str, ...]) -> tuple[Item, ...]:
     """The videos of a half with class indices. Raises for a class that is not among `labels`."""
     # Indices in lists are those of the class file, if there is one, and `labels` may be in another order.
     names = found.labels if found.numbers and found.labels else labels
@@ -345,7 +349,7 @@ def _items(found: _Found, half: str, labels: tuple[str, ...]) -> tuple[Item, ...
             label = names[int(label)]
         if label not in index:
             raise unknown("class", label, labels, f"It stands in {entry.where}.")
-        items.append(Item(entry.path, index[label], entry.name))
+        items.append(Item(entry.path, index[label], entry.name, entry.start, entry.end, entry.frames, entry.stored))
     return tuple(items)
 
 
@@ -357,10 +361,39 @@ def _set_aside(items: tuple[Item, ...], share: float) -> tuple[tuple[Item, ...],
     aside: set[str] = set()
     for members in classes.values():
         if len(members) > 1:
-            members.sort(key=lambda item: hashlib.sha256(item.name.encode()).digest())
+            members.sort(key=lambda item: (hashlib.sha256(_video(item).encode()).digest(), item.start))
             count = min(max(round(len(members) * share), 1), len(members) - 1)
+            # The parts of one video look alike: they stay on one side, if the class has parts of others.
+            cuts = [n for n in range(1, len(members)) if _video(members[n - 1]) != _video(members[n])]
+            count = min(cuts, key=lambda n: abs(n - count), default=count)
             aside.update(item.name for item in members[:count])
     return (
         tuple(item for item in items if item.name not in aside),
         tuple(item for item in items if item.name in aside),
     )
+
+
+def _video(item: Item) -> str:
+    """The name of the video that an item is a part of, the same on every machine."""
+    return item.name.rpartition("#")[0] or item.name if item.start or item.end is not None else item.name
+
+
+def _content(item: Item) -> tuple[str, float, float, tuple[int, int]]:
+    """What is the same if two items are the same part of the same file."""
+    frames = (item.frames.first, item.frames.count) if item.frames else (0, 0)
+    return item.path, item.start, -1.0 if item.end is None else item.end, item.stored or frames
+
+
+def _with_notes(how: str, found: Found, missing: Mapping[str, tuple[str, ...]]) -> str:
+    """`how` with what else one should know of the source."""
+    notes = list(found.notes)
+    for half, names in missing.items():
+        where = half if half in found.places else "all"
+        listed = len(names) + len(found.halves[where])
+        notes.append(f"{len(names)} of {listed} videos of {Path(found.places[where]).name} are missing")
+    return "; ".join([how, *notes])
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share < 1:
+        raise BadInput(f"source.val_share is {share}; expected a share between 0 and 1, such as 0.2.")
