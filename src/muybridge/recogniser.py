@@ -89,7 +89,8 @@ class Recogniser:
         if head is not None and not head.features.any():
             raise BadInput("This model compares videos with class names and has none yet: give them with labels=...")
         frames = self._read(video)  # [V, T, H, W, 3]
-        views = [test_video(view, self.spec.transform, self.sampling.crops) for view in frames]
+        crops, single = self.sampling.crops, self.sampling.views * self.sampling.crops == 1
+        views = [test_video(view, self.spec.transform, crops, single) for view in frames]
         logits = self.method(torch.cat(views).to(self.device)).logits
         return logits.float().softmax(dim=-1).mean(dim=0).cpu()
 

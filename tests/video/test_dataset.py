@@ -1,5 +1,7 @@
 """Samples that depend on seed and key only, views in order, and videos that cannot be decoded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -11,6 +13,17 @@ from muybridge.video.decode import read_frames
 from muybridge.video.sampling import generator
 
 TRANSFORM = Transform(size=(16, 24), flip=0.5)
+EVERYTHING = replace(
+    TRANSFORM,
+    train_resize=40,
+    randaugment="rand-m7-n4-mstd0.5-inc1",
+    color_jitter=(0.4, 0.4, 0.2, 0.1),
+    color_jitter_per_frame=True,
+    grayscale=0.2,
+    erasing=0.5,
+    erasing_fill="noise",
+    swap_labels=((0, 1),),
+)
 
 
 @pytest.fixture
@@ -71,6 +84,38 @@ def test_training_draws_frames_then_crop_from_one_generator(items):
     assert torch.equal(training(items)[(2, 0, 1)]["video"], expected)
 
 
+def test_a_mirrored_video_has_the_label_that_it_is_swapped_with(items):
+    transform = replace(TRANSFORM, swap_labels=((0, 2),), crop="center")
+    films = [replace(items[0], label=label) for label in range(3)]
+    dataset = VideoDataset(films, Sampling(2, "segments"), transform, True, 0)
+    plain = VideoDataset(films, Sampling(2, "segments"), replace(transform, flip=0.0), True, 0)
+    swapped, seen = {0: 2, 1: 1, 2: 0}, set()
+    for epoch in range(8):
+        for index in range(3):
+            sample, upright = dataset[(epoch, index)], plain[(epoch, index)]
+            mirrored = not torch.equal(sample["video"], upright["video"])
+            assert torch.equal(sample["video"], upright["video"].flip(-1) if mirrored else upright["video"])
+            assert sample["label"] == (swapped[index] if mirrored else index)
+            seen.add((index, mirrored))
+    assert len(seen) == 6
+    testing = VideoDataset(films, Sampling(2, "segments"), replace(transform, flip=1.0), False, 0)
+    assert [testing[index]["label"] for index in range(3)] == [0, 1, 2]
+
+
+def test_a_single_view_is_told_to_the_transform(items):
+    transform = replace(TRANSFORM, resize=24, resize_single=32)
+    frames = read_frames(items[0].path, [15, 45])
+    for views, crops, single in [(1, 1, True), (1, 3, False), (2, 1, False)]:
+        video = VideoDataset(items, Sampling(2, "segments", 1, views, crops), transform, False, 0)[0]["video"]
+        if views == 1:
+            assert torch.equal(video, transforms.test_video(frames, transform, crops, single))
+        else:
+            other = VideoDataset(
+                items, Sampling(2, "segments", 1, views), replace(transform, resize_single=0), False, 0
+            )
+            assert torch.equal(video, other[0]["video"])
+
+
 def test_broken_video_is_told(items):
     sample = training(items)[(0, 2)]
     assert sample["index"] == 2
@@ -97,8 +142,9 @@ def test_collate_of_nothing_good(items):
     assert list(batch["errors"]) == [2]
 
 
-def test_workers_change_nothing(items):
-    dataset = training(items)
+@pytest.mark.parametrize("transform", [TRANSFORM, EVERYTHING], ids=["plain", "everything"])
+def test_workers_change_nothing(items, transform):
+    dataset = VideoDataset(items, Sampling(6, "stride", 4), transform, True, 7)
 
     def batches(workers):
         sampler = [(2, index) for index in reversed(range(len(dataset)))]
@@ -106,5 +152,6 @@ def test_workers_change_nothing(items):
 
     for alone, together in zip(batches(0), batches(2), strict=True):
         assert torch.equal(alone["video"], together["video"])
+        assert torch.equal(alone["label"], together["label"])
         assert alone["index"].tolist() == together["index"].tolist()
         assert alone["errors"] == together["errors"]

@@ -60,6 +60,25 @@ def test_crop_offsets_are_evl():
     assert sampling.crop_offsets(50, 60, (24, 48), 3) == [(0, 6), (13, 6), (26, 6)]
 
 
+def test_crop_offsets_are_zeroi2v():
+    # Steps of half the margin, rounded down: 75 // 2 = 37.
+    assert sampling.crop_offsets(224, 299, (224, 224), 3, "even") == [(0, 0), (0, 37), (0, 74)]
+    assert sampling.crop_offsets(299, 224, (224, 224), 3, "even") == [(0, 0), (37, 0), (74, 0)]
+    assert sampling.crop_offsets(224, 298, (224, 224), 3, "even") == [(0, 0), (0, 37), (0, 74)]
+    assert sampling.crop_offsets(224, 299, (224, 224), 1, "even") == [(0, 37)]
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 64), st.integers(1, 64))
+def test_crops_lie_within_the_picture(height, width, down, across):
+    size = (min(down, height), min(across, width))
+    for crops in (1, 3):
+        for steps in ("ends", "even"):
+            places = sampling.crop_offsets(height, width, size, crops, steps)
+            assert len(places) == crops
+            assert places == sorted(places)
+            assert all(0 <= top <= height - size[0] and 0 <= left <= width - size[1] for top, left in places)
+
+
 # Segments
 
 
@@ -104,8 +123,9 @@ def test_segments_test_moves_with_the_view(count, frames, views):
 @given(counts, few, strides, few, st.sampled_from(["segments", "stride"]), seeds)
 def test_indices_are_frames_of_the_video_in_order(count, frames, stride, views, rule, seed):
     wanted = Sampling(frames, rule, stride, views)
-    rng = sampling.generator(seed)
-    for view in [sampling.train_indices(count, wanted, rng), *sampling.test_indices(count, wanted)]:
+    train = sampling.train_indices(count, wanted, sampling.generator(seed))
+    assert sampling.train_indices(count, wanted, sampling.generator(seed)) == train
+    for view in [train, *sampling.test_indices(count, wanted)]:
         assert len(view) == frames
         assert all(type(index) is int for index in view)
         assert min(view) >= 0

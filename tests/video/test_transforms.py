@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from muybridge.errors import BadInput
-from muybridge.structures import CLIP_MEAN, CLIP_STD, Transform
+from muybridge.recipes import published_recipe
+from muybridge.structures import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Transform
 from muybridge.video import transforms
+from muybridge.video.augment import random_box
 from muybridge.video.sampling import generator
 
 EVL = Transform(size=(24, 24), mean=CLIP_MEAN, std=CLIP_STD, scale=(0.08, 1.0), arithmetic="float", antialias=False)
+
+IMAGENET = Transform(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def noise(frames=3, height=40, width=56, seed=0):
@@ -33,7 +37,7 @@ def resize_plainly(picture, height, width):
         return matrix
 
     down, across = weights(picture.shape[0], height), weights(picture.shape[1], width)
-    return np.einsum("yh,hwc,xw->yxc", down, picture, across)
+    return np.einsum("yh,hwc,xw->yxc", down, picture, across, optimize=True)
 
 
 def normalise_plainly(picture, transform):
@@ -67,7 +71,7 @@ def test_test_video_is_evl(height, width, short, long, crops):
 @pytest.mark.parametrize("seed", range(5))
 def test_train_video_is_evl(seed):
     frames = noise()
-    top, left, height, width = transforms.random_box(40, 56, EVL, generator(seed))
+    top, left, height, width = random_box(40, 56, EVL, generator(seed))
     expected = [
         normalise_plainly(resize_plainly(frame[top : top + height, left : left + width], 24, 24), EVL)
         for frame in frames
@@ -77,7 +81,7 @@ def test_train_video_is_evl(seed):
 
 def test_random_box_has_the_area_and_aspect_asked_for():
     rng = generator(0)
-    boxes = np.array([transforms.random_box(400, 600, replace(EVL, scale=(0.1, 0.5)), rng) for _ in range(2000)])
+    boxes = np.array([random_box(400, 600, replace(EVL, scale=(0.1, 0.5)), rng) for _ in range(2000)])
     top, left, height, width = boxes.T
     assert top.min() == left.min() == 0 or (top.min() < 5 and left.min() < 5)
     assert (top >= 0).all()
@@ -99,7 +103,85 @@ def test_random_box_has_the_area_and_aspect_asked_for():
 )
 def test_random_box_that_never_fits_is_central(height, width, box):
     # More area than there is: no try can fit.
-    assert transforms.random_box(height, width, replace(EVL, scale=(1.5, 2.0)), generator(0)) == box
+    assert random_box(height, width, replace(EVL, scale=(1.5, 2.0)), generator(0)) == box
+
+
+# The other published codes
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "floor", "half_up", "whole"),
+    [
+        (256, 340, (224, 297), (224, 298), (224, 297)),  # 297.5
+        (340, 256, (297, 224), (298, 224), (297, 224)),
+        (240, 320, (224, 298), (224, 299), (224, 298)),  # 298.67
+        (224, 230, (224, 230), (224, 230), (224, 229)),  # 230 / 224 * 224 falls short of 230
+        (300, 300, (224, 224), (224, 224), (224, 224)),
+        (360, 482, (224, 299), (224, 300), (224, 299)),  # 299.91
+        (720, 1280, (224, 398), (224, 398), (224, 398)),  # 398.22
+    ],
+)
+def test_rounding_of_the_long_side(height, width, floor, half_up, whole):
+    assert transforms.scaled_size(height, width, 224, "floor") == floor
+    assert transforms.scaled_size(height, width, 224, "half_up") == half_up
+    assert transforms.scaled_size(height, width, 224, "int") == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "crops", "single", "size", "lefts"),
+    [
+        ("evl_vitb16_k400_16f", 3, False, (224, 297), [0, 36, 73]),
+        ("ila_vitb16_k400_8f", 3, False, (224, 298), [0, 37, 74]),
+        ("ila_vitb16_k400_8f", 1, True, (256, 340), [58]),
+        ("dist_vitb16_k400_8+16f", 1, False, (224, 297), [36]),
+        ("zeroi2v_vitb16_k400_8f", 1, False, (224, 298), [37]),
+        ("zeroi2v_vitb16_k400_8f", 1, True, (256, 340), [58]),
+        ("zeroi2v_vitl14_ssv2_32f", 3, False, (224, 298), [0, 37, 74]),
+    ],
+)
+def test_published_views(name, crops, single, size, lefts):
+    transform = published_recipe(name).recipe.transform
+    frames = noise(1, 256, 340)
+    picture = resize_plainly(frames[0], *size)
+    if transform.arithmetic == "rounded":
+        picture = np.rint(picture)
+    top = (size[0] - 224) // 2
+    views = [normalise_plainly(picture[top : top + 224, left : left + 224], transform)[None] for left in lefts]
+    ours = transforms.test_video(frames, transform, crops, single)
+    # Halves are rounded to the even byte, in fp32 sometimes to the other.
+    assert (abs(ours.numpy() - np.array(views)) > 1e-4).mean() < 2e-3
+
+
+def test_views_of_an_odd_margin():
+    # 240 x 322 becomes 224 x 301: a margin of 77.
+    transform = published_recipe("zeroi2v_vitl14_ssv2_32f").recipe.transform
+    frames = noise(1, 240, 322)
+    picture = np.rint(resize_plainly(frames[0], 224, 301))
+    ours = transforms.test_video(frames, transform, 3)
+    ends = transforms.test_video(frames, replace(transform, crop_steps="ends"), 3)
+    for views, lefts in ((ours, [0, 38, 76]), (ends, [0, 38, 77])):
+        expected = [normalise_plainly(picture[:, left : left + 224], transform)[None] for left in lefts]
+        assert (abs(views.numpy() - np.array(expected)) > 1e-4).mean() < 2e-3
+
+
+def test_a_single_view_may_have_a_size_of_its_own():
+    frames, transform = noise(1), Transform(size=(16, 16), resize=20, resize_single=30)
+    plain = replace(transform, resize_single=0)
+    assert torch.equal(transforms.test_video(frames, transform, 1), transforms.test_video(frames, plain, 1))
+    other = transforms.test_video(frames, replace(plain, resize=30), 1)
+    assert torch.equal(transforms.test_video(frames, transform, 1, single=True), other)
+    assert torch.equal(transforms.test_video(frames, plain, 1, single=True), transforms.test_video(frames, plain, 1))
+
+
+def test_train_resize_comes_first():
+    frames = noise()
+    transform = Transform(size=(16, 16), crop="center", train_resize=32, arithmetic="rounded", antialias=False)
+    picture = np.rint([resize_plainly(frame, 32, 44) for frame in frames])[:, 8:24, 14:30]
+    expected = np.array([normalise_plainly(frame, IMAGENET) for frame in picture])
+    assert (abs(transforms.train_video(frames, transform, generator(0)).numpy() - expected) > 1e-4).mean() < 2e-3
+    # Too small for the crop: as at test time.
+    small = transforms.train_video(frames, replace(transform, train_resize=8), generator(0))
+    assert small.shape == (3, 3, 16, 16)
 
 
 # One draw for a video
@@ -201,7 +283,8 @@ def test_crop_always_fits(size, resize, height, width):
 
 def test_resize_chooses_the_short_side():
     def test_size(height, width, **options):
-        return transforms._test_size(height, width, Transform(**options))
+        transform = Transform(**options)
+        return transforms._test_size(height, width, transform, transform.resize)
 
     assert test_size(256, 340) == (224, 297)
     assert test_size(340, 256) == (297, 224)
@@ -260,8 +343,8 @@ def test_frames_of_another_kind(frames):
         transforms.test_video(frames, EVL, 1)
 
 
-@pytest.mark.parametrize("field", ["arithmetic", "interpolation", "crop"])
+@pytest.mark.parametrize("field", ["arithmetic", "interpolation", "crop", "rounding", "crop_steps"])
 def test_unknown_choices(field):
     transform = replace(EVL, **{field: "best"})
     with pytest.raises(BadInput, match=f"{field} is 'best'; expected "):
-        transforms.train_video(noise(), transform, generator(0))
+        (transforms.train_video(noise(), transform, generator(0)), transforms.test_video(noise(), transform, 3))

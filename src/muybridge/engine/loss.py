@@ -13,11 +13,12 @@ def total_loss(output: Output, labels: Tensor, label_smoothing: float = 0.0) -> 
 
     Args:
         output: of a method, logits [B, K].
-        labels: [B], class indices.
-        label_smoothing: in [0, 1).
+        labels: [B], class indices; or [B, K], distributions, which hold their smoothing (`mix.soft_targets`).
+        label_smoothing: of class indices, in [0, 1).
 
     Returns:
         A scalar, fp32.
     """
-    loss = F.cross_entropy(output.logits.float(), labels, label_smoothing=label_smoothing)
+    smoothing = 0.0 if labels.is_floating_point() else label_smoothing
+    loss = F.cross_entropy(output.logits.float(), labels, label_smoothing=smoothing)
     return loss + sum(output.losses.values())

@@ -1,12 +1,13 @@
-"""What cannot be trained, told before anything is written: numbers out of range, and what is not there yet."""
+"""What cannot be trained, told before anything is written: numbers out of range, fields that exclude each other."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from typing import get_args
 
 from muybridge.errors import BadInput
-from muybridge.structures import Recipe
+from muybridge.structures import RANDAUGMENT, Recipe, Step, Transform
 
 # Field -> smallest and largest value.
 RANGES = {
@@ -15,6 +16,8 @@ RANGES = {
     "sampling.views": (1, math.inf),
     "transform.size": (1, math.inf),
     "transform.resize": (0, math.inf),
+    "transform.resize_single": (0, math.inf),
+    "transform.train_resize": (0, math.inf),
     "transform.std": (1e-6, math.inf),
     "transform.scale": (1e-3, 1),
     "transform.ratio": (1e-2, 1e2),
@@ -44,25 +47,11 @@ RANGES = {
     "train.workers": (0, 1024),
 }
 
-# Published augmentations that a recipe can hold and that evaluation does not need, but that training cannot do yet:
-# field -> the value that does without, which is the only one to be trained with (of `transform.crop`: all but one).
-NOT_YET: dict[str, Any] = {
-    "transform.crop": "random_resized",
-    "transform.swap_labels": (),
-    "transform.randaugment": "",
-    "transform.color_jitter": (0.0, 0.0, 0.0, 0.0),
-    "transform.grayscale": 0.0,
-    "transform.erasing": 0.0,
-    "train.mixup": 0.0,
-    "train.cutmix": 0.0,
-}
-TRAINED_CROPS = ("random_resized", "random", "center")
-
 
 def check(recipe: Recipe) -> None:
-    """Raise BadInput if the recipe cannot be trained: a number out of its range, or fields of `NOT_YET`.
+    """Raise BadInput if the recipe cannot be trained: a number out of its range, or fields that exclude each other.
 
-    The sentence names the field, its value, and what is expected or how to train without.
+    The sentence names the field, its value, and what is expected.
     """
     for name, (low, high) in RANGES.items():
         group, field = name.split(".")
@@ -77,29 +66,41 @@ def check(recipe: Recipe) -> None:
             raise BadInput(f"transform.{name} is {low:g},{high:g}; expected the smaller number first.")
     if recipe.sampling.crops not in (1, 3):
         raise BadInput(f"sampling.crops is {recipe.sampling.crops}; expected 1 (centre) or 3 (along the long side).")
-    if recipe.train.cache == "memory" and recipe.train.fixed_views < 1:
-        raise BadInput("train.cache=memory trains on fixed draws: give --train.fixed_views 1 (or more) with it.")
-    _check_not_yet(recipe)
+    _check_transform(recipe.transform)
+    if recipe.train.cache == "memory":
+        _check_cache(recipe)
 
 
-def _check_not_yet(recipe: Recipe) -> None:
-    asked, without = [], []
-    for name, neutral in NOT_YET.items():
-        group, field = name.split(".")
-        value = getattr(getattr(recipe, group), field)
-        if value != neutral and not (name == "transform.crop" and value in TRAINED_CROPS):
-            asked.append(f"{name}={_text(value)}")
-            without.append(f"--{name} {_text(neutral) or repr('')}")
-            if name == "transform.swap_labels" and recipe.transform.flip:
-                without.append("--transform.flip 0")  # else left would be taught as right
-    if asked:
-        them = "it" if len(asked) == 1 else "them"
+def _check_transform(transform: Transform) -> None:
+    steps = get_args(Step)
+    if sorted(transform.order) != sorted(steps):
         raise BadInput(
-            f"This recipe asks for {' and '.join(asked)}, which training cannot do yet; "
-            f"set {' '.join(without)} to train without {them}."
+            f"transform.order is {','.join(transform.order)}; expected each of {','.join(steps)} once, in any order."
         )
+    policy = transform.randaugment
+    if policy and not any(re.fullmatch(pattern, policy) for pattern in RANDAUGMENT):
+        raise BadInput(
+            f"transform.randaugment is '{policy}'; expected {' or '.join(RANDAUGMENT.values())}, or nothing."
+        )
+    hue = transform.color_jitter[3]
+    if hue > 0.5:
+        raise BadInput(f"transform.color_jitter has a change of hue of {hue:g}; expected 0 to 0.5, half a turn.")
+    swapped = [label for pair in transform.swap_labels for label in pair]
+    if len(set(swapped)) < len(swapped) or min(swapped, default=0) < 0:
+        pairs = "; ".join(f"{left},{right}" for left, right in transform.swap_labels)
+        raise BadInput(f"transform.swap_labels is {pairs}; expected pairs of class indices, each class once.")
 
 
-def _text(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return ",".join(_text(item) for item in value) if isinstance(value, tuple) else f"{value}"
+def _check_cache(recipe: Recipe) -> None:
+    if recipe.train.fixed_views < 1:
+        raise BadInput("train.cache=memory trains on fixed draws: give --train.fixed_views 1 (or more) with it.")
+    if recipe.train.mixup or recipe.train.cutmix:
+        raise BadInput(
+            "train.cache=memory keeps features and no pixels, so videos cannot be mixed: set --train.mixup 0 "
+            "--train.cutmix 0, or --train.cache none."
+        )
+    if recipe.transform.swap_labels and recipe.transform.flip:
+        raise BadInput(
+            "train.cache=memory keeps one label a video, so a mirrored one cannot have another: set "
+            "--transform.flip 0, or --train.cache none."
+        )

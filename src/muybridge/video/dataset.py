@@ -18,7 +18,7 @@ from muybridge.structures import Item, Sampling, SourceArgs, Transform
 from muybridge.video.opening import open_item
 from muybridge.video.sampling import generator, test_indices, train_indices
 from muybridge.video.sources import Source, read_items, read_source, read_split, split_rows, write_split
-from muybridge.video.transforms import test_video, train_video
+from muybridge.video.transforms import test_video, train_view
 
 __all__ = [
     "Batch",
@@ -43,7 +43,7 @@ class Sample(TypedDict):
         index: its place in the data set.
         video: float32 [T, 3, h, w] in training; [crops * V, T, 3, h, w] otherwise, all temporal views of the first
             spatial crop first (the order of the published EVL).
-        label: class index.
+        label: class index; of a mirrored video the one that `transform.swap_labels` exchanges it for.
         error: instead of `video` and `label`.
     """
 
@@ -99,6 +99,7 @@ class VideoDataset(Dataset[Sample]):
         self.training = training
         self.seed = seed
         self.source = source or SourceArgs()
+        self.swapped = {label: other for pair in transform.swap_labels for label, other in (pair, pair[::-1])}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -108,23 +109,29 @@ class VideoDataset(Dataset[Sample]):
             key = (0, operator.index(key))
         epoch, index, view = key if len(key) == 3 else (*key, 0)
         item = self.items[index]
+        label = item.label
         try:
-            video = self._train(item, epoch, index, view) if self.training else self._test(item)
+            if self.training:
+                video, mirrored = self._train(item, epoch, index, view)
+                label = self.swapped.get(label, label) if mirrored else label
+            else:
+                video = self._test(item)
         except VideoError as error:
             return {"error": str(error), "index": index}
-        return {"video": video, "label": item.label, "index": index}
+        return {"video": video, "label": label, "index": index}
 
-    def _train(self, item: Item, epoch: int, index: int, view: int) -> Tensor:
+    def _train(self, item: Item, epoch: int, index: int, view: int) -> tuple[Tensor, bool]:
         rng = generator(self.seed, epoch, index, view)
         with open_item(item, self.source) as video:
             frames = video.read(train_indices(video.frame_count, self.sampling, rng))
-        return train_video(frames, self.transform, rng)
+        return train_view(frames, self.transform, rng)
 
     def _test(self, item: Item) -> Tensor:
         with open_item(item, self.source) as video:
             views = test_indices(video.frame_count, self.sampling)
             frames = video.read([index for view in views for index in view])
-        crops = test_video(frames, self.transform, self.sampling.crops)  # [crops, V * T, 3, h, w]
+        single = self.sampling.views * self.sampling.crops == 1
+        crops = test_video(frames, self.transform, self.sampling.crops, single)  # [crops, V * T, 3, h, w]
         return crops.reshape(-1, self.sampling.frames, *crops.shape[2:])
 
 

@@ -165,7 +165,9 @@ def test_indices(count: int, sampling: Sampling) -> list[list[int]]:
     return TEST_RULES[sampling.rule](count, sampling)
 
 
-def crop_offsets(height: int, width: int, size: tuple[int, int], crops: int) -> list[tuple[int, int]]:
+def crop_offsets(
+    height: int, width: int, size: tuple[int, int], crops: int, steps: str = "ends"
+) -> list[tuple[int, int]]:
     """Where the spatial crops at test time begin.
 
     Args:
@@ -173,12 +175,14 @@ def crop_offsets(height: int, width: int, size: tuple[int, int], crops: int) -> 
         width: of the picture.
         size: (height, width) of a crop.
         crops: 1: the centre; 3: start, middle and end of the side on which more is left over, centred on the other.
+        steps: `ends`: the third of three crops ends with the picture; `even`: it begins two steps of half the margin,
+            rounded down, after the first, and so may end a pixel earlier (ILA, ZeroI2V).
 
     Returns:
         (top, left) of each crop.
 
     Raises:
-        BadInput: the crop does not fit into the picture, or `crops` is neither 1 nor 3.
+        BadInput: the crop does not fit into the picture, `crops` is neither 1 nor 3, or there are no such steps.
     """
     down, across = height - size[0], width - size[1]
     if down < 0 or across < 0:
@@ -187,6 +191,10 @@ def crop_offsets(height: int, width: int, size: tuple[int, int], crops: int) -> 
         return [(down // 2, across // 2)]
     if crops != 3:
         raise BadInput(f"crops is {crops}; expected 1 (the centre) or 3 (along the long side).")
+    if steps not in ("ends", "even"):
+        raise BadInput(f"crop_steps is {steps!r}; expected ends or even.")
+    margin = max(down, across)
+    places = (0, margin // 2, margin if steps == "ends" else margin // 2 * 2)
     if down > across:
-        return [(top, across // 2) for top in (0, down // 2, down)]
-    return [(down // 2, left) for left in (0, across // 2, across)]
+        return [(top, across // 2) for top in places]
+    return [(down // 2, left) for left in places]

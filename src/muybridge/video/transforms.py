@@ -2,13 +2,12 @@
 
 Every draw is made once for a video, so that what moves in the result moved in the file. `uint8` arithmetic keeps bytes
 until the last step: 8 frames of 256 x 340 become 224 x 224 in 2.0 ms of one CPU core, in `float` arithmetic in 7.4 ms.
-`float` with `antialias=False` is the arithmetic of the published EVL.
+`float` with `antialias=False` is the arithmetic of the published EVL and DiST, `rounded` that of ILA and ZeroI2V.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,42 +15,69 @@ from torch import Tensor
 from torch.nn import functional
 
 from muybridge.errors import BadInput, shape_text
-from muybridge.structures import IMAGENET_MEAN, IMAGENET_STD, Transform
+from muybridge.structures import IMAGENET_MEAN, IMAGENET_STD, Step, Transform
+from muybridge.video import randaugment
+from muybridge.video.augment import (
+    change_colors,
+    erased_box,
+    from_pictures,
+    grayscale,
+    multiscale_box,
+    random_box,
+    to_pictures,
+)
 from muybridge.video.sampling import crop_offsets
-
-TRIES = 10
 
 
 def train_video(frames: np.ndarray, transform: Transform, rng: np.random.Generator) -> Tensor:
-    """One randomly cropped, perhaps mirrored view: float32 [T, 3, h, w].
+    """One randomly cropped and changed view, as `train_view`, without word of whether it is mirrored."""
+    return train_view(frames, transform, rng)[0]
+
+
+def train_view(frames: np.ndarray, transform: Transform, rng: np.random.Generator) -> tuple[Tensor, bool]:
+    """One randomly cropped, perhaps mirrored and changed view.
+
+    Resized to `transform.train_resize`, then changed step by step in `transform.order`, normalised, and perhaps partly
+    erased.
 
     Args:
         frames: uint8 [T, H, W, 3], RGB.
-        transform: the crop, the size, mean and standard deviation, the share of mirrored videos.
-        rng: where the draws come from: one crop and one flip for all frames.
+        transform: the steps, their order and their numbers.
+        rng: where the draws come from; every step draws once for all frames.
+
+    Returns:
+        float32 [T, 3, h, w], and whether it is mirrored.
 
     Raises:
         BadInput: `frames` has another shape or type, or `transform` cannot be carried out.
     """
-    video = _pixels(frames, transform)
-    if transform.crop == "random_resized":
-        top, left, height, width = random_box(video.shape[2], video.shape[3], transform, rng)
-        video = _resize(video[:, :, top : top + height, left : left + width], transform.size, transform)
-    elif transform.crop in ("random", "center"):
-        video = _resize(video, _test_size(video.shape[2], video.shape[3], transform), transform)
-        ((top, left),) = crop_offsets(video.shape[2], video.shape[3], transform.size, 1)
-        if transform.crop == "random":
-            top = int(rng.integers(video.shape[2] - transform.size[0] + 1))
-            left = int(rng.integers(video.shape[3] - transform.size[1] + 1))
-        video = _cut(video, top, left, transform.size)
-    else:
-        raise BadInput(f"crop is {transform.crop!r}; expected random_resized, random or center.")
-    if rng.random() < transform.flip:
-        video = video.flip(-1)
-    return normalise(video, transform)
+    video, mirrored = frames_to_tensor(frames), False
+    if sorted(transform.order) != sorted(get_args(Step)):
+        raise BadInput(f"order is {', '.join(transform.order)}; expected each of {', '.join(get_args(Step))} once.")
+    if transform.train_resize:
+        height, width = video.shape[2:]
+        video = _resize(video, scaled_size(height, width, transform.train_resize, transform.rounding), transform)
+    for step in transform.order:
+        if step == "crop":
+            video = _crop(video, transform, rng)
+        elif step == "flip":
+            mirrored = bool(rng.random() < transform.flip)
+            video = video.flip(-1) if mirrored else video
+        elif step == "color_jitter":
+            video = change_colors(video, transform, rng) if any(transform.color_jitter) else video
+        elif step == "grayscale":
+            video = grayscale(video) if transform.grayscale and rng.random() < transform.grayscale else video
+        elif transform.randaugment:
+            policy = randaugment.read_policy(transform.randaugment)
+            if drawn := randaugment.draw(policy, rng):
+                video = from_pictures(randaugment.apply(to_pictures(video), drawn, policy))
+    video = normalise(video, transform)
+    if transform.erasing and rng.random() < transform.erasing:
+        _erase(video, transform, rng)
+    return video, mirrored
 
 
-def test_video(frames: np.ndarray, transform: Transform, crops: int) -> Tensor:
+def test_video(frames: np.ndarray, transform: Transform, crops: int, single: bool = False) -> Tensor:  # noqa: PT028
     """The spatial crops at test time: float32 [crops, T, 3, h, w].
 
     The picture is resized to a short side of `transform.resize`, or of the larger side of `transform.size` if that is 0
@@ -61,13 +87,16 @@ def test_video(frames: np.ndarray, transform: Transform, crops: int) -> Tensor:
         frames: uint8 [T, H, W, 3], RGB.
         transform: the sizes, mean and standard deviation.
         crops: 1 (the centre) or 3 (along the long side).
+        single: this is the only view of its video: `transform.resize_single` counts, if it is not 0.
 
     Raises:
         BadInput: `frames` has another shape or type, `crops` is neither 1 nor 3, or `transform` cannot be carried out.
     """
-    video = _pixels(frames, transform)
-    video = _resize(video, _test_size(video.shape[2], video.shape[3], transform), transform)
-    places = crop_offsets(video.shape[2], video.shape[3], transform.size, crops)
+    video = frames_to_tensor(frames)
+    short = transform.resize_single if single and transform.resize_single else transform.resize
+    size = _test_size(video.shape[2], video.shape[3], transform, short)
+    places = crop_offsets(*size, transform.size, crops, transform.crop_steps)
+    video = _resize(video, size, transform)
     return normalise(torch.stack([_cut(video, top, left, transform.size) for top, left in places]), transform)
 
 
@@ -102,62 +131,86 @@ def normalise(video: Tensor, transform: Transform) -> Tensor:
     return out.sub_(mean).div_(deviation)
 
 
-def random_box(height: int, width: int, transform: Transform, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A random part of a picture: (top, left, height, width) in pixels.
+def scaled_size(height: int, width: int, short: int, rounding: str) -> tuple[int, int]:
+    """(height, width) in pixels of a picture after resizing its short side to `short`, as `Transform.rounding` says.
 
-    Its share of the area is uniform in `transform.scale` and the logarithm of its aspect uniform in `transform.ratio`.
-    After ten boxes that do not fit: the largest central one whose aspect is allowed and nearest to the picture's.
-
-    Args:
-        height: of the picture.
-        width: of the picture.
-        transform: scale and ratio.
-        rng: where the draws come from.
+    Raises:
+        BadInput: there is no such rounding.
     """
-    low, high = transform.ratio
-    for _ in range(TRIES):
-        area = height * width * rng.uniform(*transform.scale)
-        aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
-        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            top = int(rng.integers(height - box_height + 1))
-            left = int(rng.integers(width - box_width + 1))
-            return top, left, box_height, box_width
-    aspect = min(max(width / height, low), high)
-    box_width, box_height = min(width, round(height * aspect)), min(height, round(width / aspect))
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+    low, high = min(height, width), max(height, width)
+    if rounding == "floor":
+        long = high * short // low
+    elif rounding == "int":
+        long = int(high / low * short)
+    elif rounding == "half_up":
+        long = int(high * (short / low) + 0.5)
+    else:
+        raise BadInput(f"rounding is {rounding!r}; expected floor, half_up or int.")
+    return (short, long) if height < width else (long, short)
 
 
-def _pixels(frames: np.ndarray, transform: Transform) -> Tensor:
-    """[T, 3, H, W], in the type in which it is to be resized."""
-    video = frames_to_tensor(frames)
-    if transform.arithmetic == "uint8":
-        return video
-    if transform.arithmetic != "float":
-        raise BadInput(f"arithmetic is {transform.arithmetic!r}; expected uint8 or float.")
-    return video.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+def _crop(video: Tensor, transform: Transform, rng: np.random.Generator) -> Tensor:
+    """[T, 3, H, W] -> [T, 3, *transform.size]: a part of the video as `transform.crop` says."""
+    height, width = video.shape[2:]
+    if transform.crop in ("random_resized", "multiscale"):
+        draw = random_box if transform.crop == "random_resized" else multiscale_box
+        top, left, box_height, box_width = draw(height, width, transform, rng)
+        return _resize(_cut(video, top, left, (box_height, box_width)), transform.size, transform)
+    if transform.crop not in ("random", "center"):
+        raise BadInput(f"crop is {transform.crop!r}; expected random_resized, random, center or multiscale.")
+    if not transform.train_resize or height < transform.size[0] or width < transform.size[1]:
+        video = _resize(video, _test_size(height, width, transform, transform.resize), transform)
+        height, width = video.shape[2:]
+    if transform.crop == "center":
+        ((top, left),) = crop_offsets(height, width, transform.size, 1)
+    else:
+        top = int(rng.integers(height - transform.size[0] + 1))
+        left = int(rng.integers(width - transform.size[1] + 1))
+    return _cut(video, top, left, transform.size)
+
+
+def _erase(video: Tensor, transform: Transform, rng: np.random.Generator) -> None:
+    """Fill a rectangle of a normalised video [T, 3, h, w], the same in all frames, in place."""
+    box = erased_box(video.shape[2], video.shape[3], rng)
+    if box is None:
+        return
+    part = _cut(video, box[0], box[1], box[2:])
+    if transform.erasing_fill == "zero":
+        part.zero_()
+    elif transform.erasing_fill == "grey":
+        part.copy_(normalise(torch.full((1, 3, 1, 1), 128, dtype=torch.uint8), transform))
+    elif transform.erasing_fill == "noise":
+        noise = torch.from_numpy(rng.integers(0, 256, tuple(part.shape), dtype=np.uint8))
+        part.copy_(normalise(noise, transform))
+    else:
+        raise BadInput(f"erasing_fill is {transform.erasing_fill!r}; expected zero, grey or noise.")
 
 
 def _resize(video: Tensor, size: tuple[int, int], transform: Transform) -> Tensor:
-    """[T, 3, H, W] -> [T, 3, *size]."""
+    """[T, 3, H, W] -> [T, 3, *size], bytes or fractions of 1 as `transform.arithmetic` says."""
     if transform.interpolation not in ("bilinear", "bicubic"):
         raise BadInput(f"interpolation is {transform.interpolation!r}; expected bilinear or bicubic.")
+    if transform.arithmetic not in ("uint8", "float", "rounded"):
+        raise BadInput(f"arithmetic is {transform.arithmetic!r}; expected uint8, float or rounded.")
     if video.shape[2:] == size:
         return video
+    if transform.arithmetic == "float" and not video.is_floating_point():
+        video = video.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    elif transform.arithmetic == "rounded":
+        video = video.to(torch.float32, memory_format=torch.contiguous_format)
     options: dict[str, Any] = {"mode": transform.interpolation, "antialias": transform.antialias}
-    return functional.interpolate(video, size, align_corners=False, **options)
+    video = functional.interpolate(video, size, align_corners=False, **options)
+    if transform.arithmetic == "rounded":
+        video = video.round_().clamp_(0, 255).to(torch.uint8)
+    return video
 
 
-def _test_size(height: int, width: int, transform: Transform) -> tuple[int, int]:
-    """The size in pixels to which a picture is resized before the crop at test time."""
-
-    def resized(short: int) -> tuple[int, int]:
-        # Reference: the long side is rounded down, as in the published EVL.
-        return (short, width * short // height) if height < width else (height * short // width, short)
-
-    size = resized(transform.resize)
-    fits = size[0] >= transform.size[0] and size[1] >= transform.size[1]
-    return size if fits else resized(max(transform.size))
+def _test_size(height: int, width: int, transform: Transform, short: int) -> tuple[int, int]:
+    """The size in pixels to which a picture is resized before the crop at test time; `short`: its short side."""
+    size = scaled_size(height, width, short, transform.rounding)
+    if size[0] >= transform.size[0] and size[1] >= transform.size[1]:
+        return size
+    return scaled_size(height, width, max(transform.size), transform.rounding)
 
 
 def _cut(video: Tensor, top: int, left: int, size: tuple[int, int]) -> Tensor:
