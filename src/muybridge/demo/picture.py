@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from muybridge.demo.films import TWINS
-from muybridge.engine.evaluate import Evaluation
+from muybridge.engine.metrics import Evaluation
 from muybridge.structures import Item, Sampling
 from muybridge.video.decode import open_video
 from muybridge.video.sampling import test_indices

@@ -25,8 +25,9 @@ from muybridge.demo.films import CLASSES, TWINS, write_film, write_films
 from muybridge.demo.picture import draw_answers
 from muybridge.engine.batches import Batch, Batches, FeatureBatches, VideoBatches
 from muybridge.engine.device import pick_device
-from muybridge.engine.evaluate import Evaluation, evaluate
+from muybridge.engine.evaluate import evaluate
 from muybridge.engine.features import compute_features, megabytes
+from muybridge.engine.metrics import Evaluation
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import TrainResult, train
 from muybridge.errors import BadInput
