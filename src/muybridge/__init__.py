@@ -16,6 +16,7 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from muybridge.backbones.vit import ViT, ViTConfig
     from muybridge.backbones.weights import load_backbone
+    from muybridge.engine.evaluate import EvaluateArgs, evaluate_data
     from muybridge.engine.train import resume, train
     from muybridge.errors import MuybridgeError
     from muybridge.loading import load
@@ -27,6 +28,8 @@ _HOMES = {
     "ViT": "backbones.vit",
     "ViTConfig": "backbones.vit",
     "load_backbone": "backbones.weights",
+    "EvaluateArgs": "engine.evaluate",
+    "evaluate_data": "engine.evaluate",
     "resume": "engine.train",
     "train": "engine.train",
     "MuybridgeError": "errors",
@@ -43,6 +46,7 @@ _HOMES = {
 }
 __all__ = [
     "METHODS",
+    "EvaluateArgs",
     "MuybridgeError",
     "Output",
     "Prediction",
@@ -54,6 +58,7 @@ __all__ = [
     "ViT",
     "ViTConfig",
     "build_method",
+    "evaluate_data",
     "load",
     "load_backbone",
     "resume",
