@@ -84,6 +84,15 @@ def test_show_opens_no_video(capsys, here):
     assert json.loads(out)["classes"]["rising"] == {"train": 5, "val": 3}
 
 
+def test_fields_of_the_source(capsys, here):
+    code, out, _ = told(capsys, "check", "films", "--workers", 0, "--source.megapixels", 0.001)
+    assert code == 1
+    assert "24 broken" in out
+    shutil.rmtree(here / "films/val")
+    _, out, _ = told(capsys, "show", "films/train", "--source.val_share", 0.4)
+    assert "9 videos to train with, 6 to validate with" in out
+
+
 def test_mistakes_get_a_sentence_and_code_2(capsys, here):
     (here / "full").mkdir()
     (here / "full/a").touch()
@@ -93,6 +102,8 @@ def test_mistakes_get_a_sentence_and_code_2(capsys, here):
         (["check", "films", "--workers", -1], "--workers is -1"),
         (["check", "films", "--write-list", "full"], "nothing is written over"),
         (["check", "films", "--train.lr", 1], "muybridge train"),
+        (["check", "films", "--seconds", -1], "source.seconds is -1"),
+        (["check", "films", "--seconds", 1, "--source.seconds", 2], "both given"),
     ]:
         code, out, err = told(capsys, *arguments)
         assert (code, out) == (2, ""), arguments

@@ -94,6 +94,9 @@ def test_order_as_table_and_json(run, videos, tmp_path, capsys):
     assert summary["twins"] == [["falling", "rising"]]
     assert summary["gap"]["reversed"] == pytest.approx(summary["top1"]["right"] - summary["top1"]["reversed"])
     assert summary == json.loads((tmp_path / "out/order.json").read_text())
+    assert summary == json.loads(answer(capsys, "evaluate", tmp_path / "out", "--json")[1]), (
+        "shown again, in all orders"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,12 @@ def test_mistakes(run, videos, tmp_path, capsys):
         (["--order", "--twins", "rising,fallin", "--data", videos], "Did you mean falling"),
         (["--fold", "2", "--data", videos], "fold"),
         (["--order"], "Give the videos with --data"),
+        (["--views", "3x1"], "--views is for videos that are evaluated now"),
+        (["--out", tmp_path / "new"], "--out is for videos that are evaluated now"),
+        (["--split", "all"], "--split is for videos that are evaluated now"),
+        (["--data", videos, "--source.seconds", "-1"], "source.seconds is -1; expected at least 0"),
+        (["--data", videos, "--source.second", "1"], "source.seconds"),
+        (["--data", videos, "--source.fold", "2", "--fold", "1"], "--fold are both given"),
         ([], "the folder of a finished evaluation is shown"),
         (["--data", videos, "--out", run], "nothing is written over"),
         (["--data", videos, "--train.lr", "1"], "muybridge train"),
@@ -169,6 +178,14 @@ def test_mistakes(run, videos, tmp_path, capsys):
         assert code == 2, arguments
         assert sentence in err, (arguments, err)
         assert len(err.strip().splitlines()) <= 3, err
+
+
+def test_limits_of_a_file_can_be_given(run, videos, capsys):
+    command = ["evaluate", run, "--data", videos, "--workers", 0, "--json"]
+    assert answer(capsys, *command, "--source.megapixels", "10")[0] == 0
+    code, _, err = answer(capsys, *command, "--source.megapixels", "0.0001")
+    assert code == 2
+    assert "--source.megapixels; 0: no limit" in err
 
 
 def test_a_finished_evaluation_needs_no_model(run, videos, tmp_path, capsys):

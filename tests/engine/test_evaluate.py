@@ -7,9 +7,10 @@ import shutil
 import pytest
 import torch
 
+from muybridge.engine import evaluate as evaluate_module
 from muybridge.engine.batches import Batch
 from muybridge.engine.evaluate import EvaluateArgs, Evaluation, evaluate, evaluate_data, with_views, write_evaluation
-from muybridge.engine.processes import join_processes
+from muybridge.engine.processes import is_first, join_processes
 from muybridge.engine.train import train
 from muybridge.errors import BadInput, UnknownName
 from muybridge.loading import load
@@ -32,6 +33,16 @@ def test_files_of_a_run(tmp_path):
     assert [row["name"] for row in rows] == ["0.mp4", "1.mp4", "3.mp4", "4.mp4"]
     expected = {"name": "1.mp4", "label": "b", "predicted": "a", "score": "0.500000", "right": "0", "top5": "1"}
     assert rows[1] == expected
+
+
+def test_a_run_is_finished_only_when_all_is_written(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(evaluate_module, "write_predictions", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_evaluation(tmp_path, EVALUATION, [Item("/x", 0, "x")] * 5, ("a", "b", "c"))
+    assert not list(tmp_path.iterdir())
 
 
 class Given:
@@ -143,4 +154,16 @@ def test_alone_there_is_one_process(monkeypatch):
     processes = join_processes()
     assert (processes.rank, processes.count, processes.first) == (0, 1, True)
     assert processes.agree(lambda: 3) == 3
-    assert processes.gather("x") == ["x"]
+    assert processes.gather("x") == processes.collect(lambda: "x") == ["x"]
+
+
+def test_an_environment_that_tells_half_is_told(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    assert join_processes().count == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(BadInput, match="MASTER_ADDR expected.*Start them with torchrun, or unset RANK"):
+        join_processes()
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(BadInput, match="RANK is 'first' in the environment"):
+        is_first()

@@ -1,6 +1,7 @@
 """Two processes evaluate like one, to the bit; every video counts once."""
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -8,13 +9,15 @@ import sys
 
 import pytest
 import torch
+from torch import distributed
 
 from muybridge.engine import evaluate as evaluate_module
 from muybridge.engine.evaluate import EvaluateArgs, evaluate_data
 from muybridge.engine.order import order_diagnostics
 from muybridge.engine.predictions import read_evaluation
-from muybridge.engine.processes import Processes
+from muybridge.engine.processes import Processes, join_processes
 from muybridge.engine.train import train
+from muybridge.errors import BadInput
 from muybridge.loading import load
 from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -98,3 +101,33 @@ def test_two_processes_are_one(run, videos, tmp_path):
     assert (first[0], second[0]) == (2, 2)
     assert "shuffle_seed was 0, now 1" in first[2]
     assert "shuffle_seed" not in second[2]
+
+
+def fail_in_the_second(rank, file, answers):
+    """What a process does: the second fails, and both tell what they saw."""
+    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+
+    def work():
+        if rank == 1:
+            raise BadInput("no number")
+        return rank
+
+    processes = join_processes()
+    try:
+        processes.collect(work)
+    except BadInput as error:
+        answers.put((rank, str(error), processes.gather(rank)))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_told_by_all(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    started = [context.Process(target=fail_in_the_second, args=(rank, tmp_path / "meet", answers)) for rank in range(2)]
+    for process in started:
+        process.start()
+    told = sorted(answers.get(timeout=60) for _ in started)
+    for process in started:
+        process.join(60)
+    assert told == [(0, "no number", [0, 1]), (1, "no number", [0, 1])]

@@ -1,6 +1,7 @@
 """Figures of an evaluation, counted by hand or by the obvious loop."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,18 @@ def test_top5_of_classes_counts_the_five_best():
     some = Evaluation(scores, torch.tensor([4, 5]), torch.arange(2))
     assert some.top5 == 0.5
     assert [one.top5 for one in some.per_class()] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("classes", [3, 10, 400])
+def test_of_equal_scores_the_first_class_leads_in_every_figure(classes):
+    same = Evaluation(torch.full((3, classes), 1 / classes), torch.tensor([0, 1, 2]), torch.arange(3))
+    assert same.predicted.tolist() == [0, 0, 0]
+    assert same.hits(1).tolist() == [True, False, False]
+    assert same.hits(2).tolist() == [True, True, False]
+    assert same.hits(classes + 1).all()
+    assert int(same.confusion.diagonal().sum()) == same.hits(1).sum() == 1
+    named = replace(same, names=("a", "b", "c"))
+    assert join_actions(named, named).hits(1).tolist() == [True, False, False]
 
 
 def test_repr_can_be_read():

@@ -16,11 +16,12 @@ from muybridge.engine.order import (
     find_twins,
     order_diagnostics,
     parse_twins,
+    read_order,
     reorders,
     within_twins,
 )
 from muybridge.engine.predictions import RIGHT, read_evaluation
-from muybridge.errors import BadInput, UnknownName
+from muybridge.errors import BadInput, CheckpointError, UnknownName
 from muybridge.structures import ModelSpec, Output, Sampling, Transform
 from muybridge.video.dataset import VideoDataset
 
@@ -147,7 +148,7 @@ def test_a_recogniser_of_directions_loses_them(videos, tmp_path, monkeypatch):
     assert result.turned == 1.0
     assert result.gap(REVERSED) == pytest.approx(6 / 9)
     assert result.gap(FROZEN) > 0
-    assert "within twins 100.0% (1 found or given)" in repr(result)
+    assert "within twins 100.0% (1 found)" in repr(result)
 
     rows = list(csv.DictReader((tmp_path / "out/order.csv").open()))
     assert [row["twin"] for row in rows] == ["", "rising", "falling"]
@@ -158,6 +159,10 @@ def test_a_recogniser_of_directions_loses_them(videos, tmp_path, monkeypatch):
     again = order_diagnostics(Seer(), videos, out=tmp_path / "out")
     assert len(opened) == 9, "a finished one is read"
     assert again.summary() == result.summary()
+    assert read_order(tmp_path / "out").summary() == result.summary()
+    (tmp_path / "out/order.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"order.json is damaged .KeyError: 'twins'."):
+        read_order(tmp_path / "out")
     with pytest.raises(BadInput, match="shuffle_seed was 0, now 1"):
         order_diagnostics(Seer(), videos, seed=1, out=tmp_path / "out")
 
@@ -166,6 +171,10 @@ def test_given_twins_are_taken(videos):
     given = order_diagnostics(Seer(), videos, twins="closing,rising")
     assert (given.twins, given.given) == (((0, 2),), True)
     assert order_diagnostics(Seer(), videos, twins=[(2, 1)]).twins == ((1, 2),)
+    none = order_diagnostics(Seer(), videos, twins=[])
+    assert (none.twins, none.given) == ((), True), "none are given, so none are looked for"
+    with pytest.raises(BadInput, match="names the class 'falling' in two pairs"):
+        order_diagnostics(Seer(), videos, twins=[(0, 1), (1, 2)])
     with pytest.raises(BadInput, match=r"pair \(0, 3\); expected two different indices of 3 classes"):
         order_diagnostics(Seer(), videos, twins=[(0, 3)])
 

@@ -16,12 +16,12 @@ import torch
 from muybridge.engine import evaluate as evaluate_module
 from muybridge.engine.evaluate import EvaluateArgs, evaluate_data
 from muybridge.engine.interrupt import Interrupted
-from muybridge.engine.predictions import FILES, Rows, is_evaluation, join_rows, read_evaluation
+from muybridge.engine.predictions import FILES, Rows, hash_of_items, is_evaluation, join_rows, read_evaluation
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import train
 from muybridge.errors import BadInput, CheckpointError, MissingFile
 from muybridge.loading import load
-from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
+from muybridge.structures import Item, Recipe, Sampling, TrainArgs, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
 
 PAIR = EvaluateArgs(batch_size=2)
@@ -205,9 +205,16 @@ def test_nothing_of_others_is_written_over(run, videos, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(BadInput, match="is a file; expected a folder"):
         evaluate_data(load(run), videos, PAIR, tmp_path / "file")
+    with pytest.raises(BadInput, match="settings.json cannot be written: Not a directory"):
+        evaluate_data(load(run), videos, PAIR, tmp_path / "file" / "below")
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(BadInput, match="not the settings of an evaluation"):
         evaluate_data(load(run), videos, PAIR, tmp_path)
+
+
+def test_a_name_that_cannot_be_written_is_told_before_anything_is_computed():
+    with pytest.raises(BadInput, match=r"'val/caf\\udce9.mp4' is not UTF-8"):
+        hash_of_items([Item("/x", 0, "val/fine.mp4"), Item("/y", 0, os.fsdecode(b"val/caf\xe9.mp4"))])
 
 
 def test_a_damaged_part_is_named(run, videos, tmp_path):
@@ -218,6 +225,19 @@ def test_a_damaged_part_is_named(run, videos, tmp_path):
     part.write_bytes(part.read_bytes()[:50])
     with pytest.raises(CheckpointError, match=r"000000000.safetensors is damaged .* remove it"):
         evaluate_data(load(run), videos, PAIR, out)
+
+
+def test_scores_that_were_removed_are_computed_again(run, videos, tmp_path):
+    first = evaluate_data(load(run), videos, PAIR, tmp_path)
+    (tmp_path / "scores.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="remove it, and its videos are evaluated again"):
+        evaluate_data(load(run), videos, PAIR, tmp_path)
+    (tmp_path / "scores.safetensors").unlink()
+    again = Counting()
+    result = evaluate_data(load(run), videos, PAIR, tmp_path, again)
+    assert again.videos == 9
+    assert torch.equal(result.scores, first.scores)
+    assert torch.equal(read_evaluation(tmp_path).scores, first.scores)
 
 
 def test_rows_are_joined_in_order_and_once():

@@ -15,12 +15,13 @@ from muybridge.engine.interrupt import Interrupted
 from muybridge.engine.progress import Progress
 from muybridge.engine.protocols import Spread, as_words, draw_shots, few_shot, zero_shot
 from muybridge.engine.train import train
-from muybridge.errors import BadInput
+from muybridge.errors import BadInput, CheckpointError
 from muybridge.loading import load
 from muybridge.methods import build_method
 from muybridge.recogniser import Recogniser
 from muybridge.structures import Item, Recipe, Sampling, TrainArgs, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
+from muybridge.video.sources import read_source
 
 ITEMS = tuple(Item(f"/x/{label}/{i}", label, f"{label}/{i}.mp4") for label in range(3) for i in range(4 + 6 * label))
 
@@ -40,6 +41,10 @@ def test_draws_are_nested_and_do_not_depend_on_the_order_of_the_files():
     assert names(draw_shots(shuffled, 4, 0)) == names(drawn[4])
     assert names(draw_shots([item for item in ITEMS if item.label], 4, 0)) < names(drawn[4])
     assert drawn[4] == tuple(item for item in ITEMS if item in drawn[4]), "the order is that of the files"
+
+
+def test_a_video_that_is_listed_twice_counts_once():
+    assert draw_shots((*ITEMS, *ITEMS), 4, 0) == draw_shots(ITEMS, 4, 0)
 
 
 def test_seeds_draw_differently_and_evenly():
@@ -130,6 +135,13 @@ def test_every_cell_is_trained_once_and_judged_on_the_whole_other_half(recipe, t
     assert more.cells[:4] == result.cells
     with pytest.raises(BadInput, match="sweep of another setting: recipe.train.lr was 0.0004, now 0.1"):
         few_shot(replace(recipe, train=replace(recipe.train, lr=0.1)), tmp_path / "sweep", (1,), 1, backbone=backbone())
+    source = read_source(recipe.data)
+    moved = replace(source, train=tuple(replace(item, label=2 - item.label) for item in source.train))
+    with pytest.raises(BadInput, match=r"sweep of another setting: videos.train was"):
+        few_shot(recipe, tmp_path / "sweep", (1,), 2, moved, backbone=backbone())
+    (tmp_path / "sweep/1-shot/seed-3/evaluation.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"evaluation.json is damaged .* move .*seed-3 away"):
+        few_shot(recipe, tmp_path / "sweep", (1,), 2, backbone=backbone())
 
 
 def test_a_stopped_sweep_goes_on(recipe, tmp_path, monkeypatch):

@@ -356,3 +356,11 @@ def test_steps_that_are_off_draw_nothing():
 def test_unknown_filling():
     with pytest.raises(BadInput, match="erasing_fill is 'black'; expected zero, grey or noise"):
         train_video(noise(), replace(PLAIN, erasing=1.0, erasing_fill="black"), generator(0))
+
+
+@pytest.mark.parametrize(("size", "ratio"), [((1, 1000), (0.01, 0.4)), ((1000, 1), (3.0, 10.0))])
+def test_a_crop_of_a_line_is_not_empty(size, ratio):
+    top, left, height, width = augment.random_box(*size, Transform(ratio=ratio), generator(0))
+    assert (height, width) == (1, 1)
+    assert 0 <= top < size[0]
+    assert 0 <= left < size[1]

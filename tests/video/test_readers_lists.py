@@ -255,7 +255,7 @@ def test_class_names_that_are_none(tmp_path):
     make(tmp_path, "a.mp4")
     make(tmp_path, "train.txt", content="a.mp4 1\n")
     make(tmp_path, "labels.csv", content="id,name\n1,jump\n2,run\n")
-    with pytest.raises(BadInput, match="2 class names whose indices are not 0 to"):
+    with pytest.raises(BadInput, match="2 class names; expected each index from 0 to 1 once"):
         read_source(tmp_path)
     make(tmp_path, "label_map.txt", content="run\njump high\n")
     with pytest.raises(BadInput, match="several files of class names: label_map.txt, labels.csv"):

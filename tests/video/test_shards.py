@@ -93,7 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(part)))
-        self.send_header("ETag", f'"{self.server.tag}"')
+        if self.server.tag:
+            self.send_header("ETag", f'"{self.server.tag}"')
         self.end_headers()
         self.wfile.write(part[:-1] if spoil == "short" else part)
 
@@ -128,6 +129,13 @@ def server(tmp_path):
 )
 def test_patterns(pattern, names):
     assert expand(pattern) == names
+
+
+def test_patterns_that_mean_nothing_or_too_much(tmp_path):
+    with pytest.raises(BadInput, match="means no archive"):
+        read_source(tmp_path / "train-{9..0}.tar")
+    with pytest.raises(BadInput, match="more than 1,000,000 archives"):
+        expand("t-{0..999999999999}.tar")
 
 
 def test_pattern_that_is_not_closed():
@@ -196,6 +204,41 @@ def test_folder_of_shards(tmp_path):
     assert (back.train, back.val) == (source.train, source.val)
     assert read_source(f"{root}/{{train-{{000..001}},val-000}}.tar").train == source.train
     assert read_items(root / "val-000.tar", ["jump", "run"])[0].label == 1
+
+
+@pytest.mark.parametrize("form", ["", "{train,val}/{000..001}.tar"])
+def test_folders_of_shards(form, tmp_path):
+    for place, name in enumerate(["train/000.tar", "train/001.tar", "val/000.tar", "val/001.tar"]):
+        archive(tmp_path / name, samples(range(2 * place, 2 * place + 2)))
+    source = read_source(tmp_path / form)
+    names = [f"train/{shard}" for shard in ("000.tar/0000", "000.tar/0001", "001.tar/0002", "001.tar/0003")]
+    assert [item.name for item in source.train] == names
+    assert [content(item) for item in source.val] == [video(number) for number in range(4, 8)]
+
+
+def test_archives_beside_class_folders_are_what_these_were_unpacked_from(tmp_path):
+    for name in ("train/a.tar", "val/a.tar"):
+        archive(tmp_path / name, samples(range(2)))
+    for name in ("train/up/1.mp4", "train/down/1.mp4", "val/up/2.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert read_source(tmp_path).labels == ("down", "up")
+
+
+def test_archives_alone_in_a_folder_need_no_format(tmp_path):
+    archive(tmp_path / "shards/000.tar", samples(range(8)))
+    source = read_source(tmp_path / "shards")
+    assert (len(source.train), len(source.val)) == (6, 2)
+
+
+def test_an_archive_is_read_anew_if_its_server_does_not_tell_its_state(server, tmp_path):
+    archive(tmp_path / "a.tar", samples(range(4)))
+    server.tag = ""
+    index_of(server.address("a.tar"))
+    asked = len(server.requests)
+    archive(tmp_path / "a.tar", reversed(samples(range(4))))
+    assert [stored.key for stored in index_of(server.address("a.tar"))] == ["0003", "0002", "0001", "0000"]
+    assert len(server.requests) > asked + 1
 
 
 def test_shards_without_a_second_half(tmp_path):

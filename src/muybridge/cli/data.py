@@ -12,7 +12,7 @@ from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
-from muybridge.cli.app import Reading, app
+from muybridge.cli.app import Fields, Reading, app
 from muybridge.errors import BadInput
 
 if TYPE_CHECKING:
@@ -39,32 +39,33 @@ def check(
     out: Path | None = None,
     write_list: Path | None = None,
     json: bool = False,
+    fields: Fields = None,
 ) -> int:
     """Read every file of a data set and report what is broken, odd, missing or there twice.
 
     The same command again goes on where it was stopped, and reads only what was broken or has changed since.
 
-    The exit code is 1 if a video is broken or missing or the data set cannot be trained with, else 0.
+    The exit code is 1 if a video is broken or missing or the data set cannot be trained with, else 0. All fields of
+    --source, such as --source.megapixels, can be given as to `train`.
 
     Args:
         source: the videos, as `train --data` takes them.
-        seconds: a file of which nothing comes for so long is given up (default: 120).
+        seconds: a file of which nothing comes for so long is given up (--source.seconds, default: 120).
         quick: open every file, but do not decode every frame: truncated files may be missed.
         workers: processes that read (default: one for each core).
         out: folder for check.csv, one row a file (default: checks/<source>).
         write_list: a new folder to be written, with lists of the good videos; `train --data` takes it.
         json: print the report as JSON.
     """
-    from dataclasses import replace
-
     from muybridge.engine.progress import ProgressBar
     from muybridge.video.check import TABLE, check_source
     from muybridge.video.check import write_list as write
     from muybridge.video.sources import short_name
 
-    args = reading.args()
-    if seconds is not None:
-        args = replace(args, seconds=seconds)
+    given = dict(fields or {})
+    if seconds is not None and given.setdefault("source.seconds", str(seconds)) != str(seconds):
+        raise BadInput("--source.seconds and its short form --seconds are both given; give one.")
+    args = reading.args(given)
     if workers is not None and workers < 0:
         raise BadInput(f"--workers is {workers}; expected 0 (this process) or more.")
     if write_list is not None and write_list.exists() and (not write_list.is_dir() or any(write_list.iterdir())):
@@ -90,13 +91,18 @@ def check(
         _say(console, f"Every file: {folder / TABLE}")
         if written is not None:
             train, val = written
-            _say(console, f"{train} good videos to train with, {val} to validate with. Use: --data {write_list}")
+            _say(
+                console,
+                f"{_count(train, 'good video')} to train with, {val} to validate with. Use: --data {write_list}",
+            )
     return 0 if report.ok else FAULTY
 
 
 @data_app.command
-def show(source: str, /, *, reading: Reading = DEFAULT, json: bool = False) -> None:
+def show(source: str, /, *, reading: Reading = DEFAULT, json: bool = False, fields: Fields = None) -> None:
     """How a data set is understood: its halves, classes and first videos. No video is opened.
+
+    All fields of --source, such as --source.val_share, can be given as to `train`.
 
     Args:
         source: the videos, as `train --data` takes them.
@@ -106,7 +112,7 @@ def show(source: str, /, *, reading: Reading = DEFAULT, json: bool = False) -> N
 
     from muybridge.video.check import read_anyway
 
-    found, why = read_anyway(source, reading.args())
+    found, why = read_anyway(source, reading.args(fields))
     halves = {"train": found.train, "val": found.val}
     counts = {half: Counter(item.label for item in items) for half, items in halves.items()}
     missing = found.missing
@@ -124,7 +130,7 @@ def show(source: str, /, *, reading: Reading = DEFAULT, json: bool = False) -> N
         return
     console = _console()
     _say(console, f"{source}: {found.how}")
-    _say(console, f"{len(found.train)} videos to train with, {len(found.val)} to validate with.")
+    _say(console, f"{_count(len(found.train), 'video')} to train with, {len(found.val)} to validate with.")
     if why:
         _say(console, f"It cannot be trained with: {why}")
     if any(missing.values()):
@@ -171,7 +177,7 @@ def _print_report(console: Console, report: CheckReport, summary: dict[str, Any]
         if summary[name]
     ]
     if rows:
-        _table(console, "a video", ("", "least", "median", "most"), rows, len(rows))
+        _table(console, "a file", ("", "least", "median", "most"), rows, len(rows))
     for title, name in (("containers", "containers"), ("codecs", "codecs"), ("sizes", "sizes"), ("rates", "rates")):
         if summary[name]:
             _say(console, f"{title}: {_frequent(summary[name])}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from muybridge.cli.app import WRONG, Loading, Reading, app, parse_labels
+from muybridge.cli.app import WRONG, Fields, Loading, Reading, app, parse_labels
 from muybridge.errors import BadInput, MuybridgeError
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 LOADING, READING = Loading(), Reading()
 FEW, WORST, BEST, PAIRS = 24, 12, 4, 8  # classes that are all shown; else the worst and the best; confused pairs
+ACTIONS = "actions.json"
 
 
 @app.command
@@ -48,11 +48,13 @@ def evaluate(
     batch_size: int = 8,
     workers: int = 2,
     json: bool = False,
+    fields: Fields = None,
 ) -> int:
     """Accuracy of a trained recogniser on videos with known classes.
 
     With --out every video's prediction is kept while it runs: the same command goes on where one was stopped. Several
-    processes share the work: torchrun --nproc-per-node 2 -m muybridge evaluate ...
+    processes share the work: torchrun --nproc-per-node 2 -m muybridge evaluate ... Limits for a file that is hard to
+    read: --source.seconds, --source.megapixels, --source.megabytes, as in `train`.
 
     Args:
         run: a run folder, its model.safetensors, or a published checkpoint; without --data the folder of a finished
@@ -75,19 +77,24 @@ def evaluate(
         json: print the result as JSON.
     """
     from muybridge.engine.evaluate import EvaluateArgs, evaluate_data
-    from muybridge.engine.processes import own_gpu
+    from muybridge.engine.processes import is_first, own_gpu
     from muybridge.engine.progress import Progress, ProgressBar
 
-    first = int(os.environ.get("RANK", "0")) == 0  # of several processes the first one speaks
+    first = is_first()  # of several processes the first one speaks
     progress: Progress = ProgressBar() if first else Progress()
-    args = EvaluateArgs(split, views or "", batch_size, workers, reading.args())
-    _check_options(order, twins, noun_run, zero_shot, template, folds, data)
+    args = EvaluateArgs(split, views or "", batch_size, workers, reading.args(fields))
+    _check_options(order, twins, noun_run, zero_shot, template, folds)
+    if data is None:
+        needed = {"order": order, "zero-shot": zero_shot, "views": views is not None, "split": split != "val"}
+        needed["out"] = out is not None and noun_run is None
+        for name in (name for name, given in needed.items() if given):
+            raise BadInput(f"--{name} is for videos that are evaluated now. Give the videos with --data.")
     result: Evaluation | OrderDiagnostics | ActionEvaluation | ZeroShot
     try:
         if noun_run is not None:
             result = _actions(run, noun_run, data, args, out, loading, progress)
         elif data is None:
-            result = _finished(run)
+            result = _shown(run)
         else:
             own_gpu()
             labels = parse_labels(loading.labels) if zero_shot else None
@@ -113,7 +120,7 @@ def evaluate(
         else:
             _print(result)
             if out is not None:
-                print(f"Every prediction: {out}")
+                print(f"Every prediction: {out}" if data is not None else f"Written: {out / ACTIONS}")
     return 0
 
 
@@ -124,7 +131,6 @@ def _check_options(
     zero_shot: bool,
     template: str,
     folds: str | None,
-    data: str | None,
 ) -> None:
     """Options that exclude each other, or mean nothing without another."""
     kinds = [
@@ -136,8 +142,6 @@ def _check_options(
         raise BadInput("--twins is read with --order only; give both.")
     if (template != "{}" or folds is not None) and not zero_shot:
         raise BadInput("--template and --folds are read with --zero-shot only; for one split give --fold.")
-    if data is None and (order or zero_shot):
-        raise BadInput("Give the videos with --data.")
 
 
 def _folds(text: str | None) -> tuple[int, ...]:
@@ -156,6 +160,13 @@ def _finished(folder: Path) -> Evaluation:
             "none."
         )
     return read_evaluation(folder)
+
+
+def _shown(folder: Path) -> Evaluation | OrderDiagnostics:
+    from muybridge.engine import order
+
+    evaluation = _finished(folder)
+    return order.read_order(folder) if (folder / order.SUMMARY).is_file() else evaluation
 
 
 def _actions(
@@ -185,7 +196,7 @@ def _actions(
     actions = join_actions(*parts)
     if out is not None and join_processes().first:
         text = json_module.dumps(actions.summary(), indent=2) + "\n"
-        write_atomically(out / "actions.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_atomically(out / ACTIONS, lambda partial: partial.write_text(text, encoding="utf-8"))
     return actions
 
 
@@ -259,15 +270,17 @@ def _print_order(console: Console, result: OrderDiagnostics) -> None:
         gap = "" if one is result.right else f"{result.gap(order) * 100:+.1f}"
         table.add_row(order, f"{one.top1:.1%}", gap, "-" if share is None else f"{share:.1%}")
     console.print(table)
-    rows = sorted(result.per_class(), key=lambda row: row["shuffled"] - row["right"])[:WORST]
-    table = _table(
-        console, "classes that need the order most", "class", "right", "reversed", "shuffled", "frozen", "twin"
-    )
-    table.columns[-1].justify = "left"
-    for row in rows:
-        shares = [f"{row[order]:.1%}" for order in result.orders]
-        table.add_row(escape(row["class"]), *shares, escape(row["twin"]))
-    console.print(table)
+    needing = [row for row in result.per_class() if row["right"] > row["shuffled"]]
+    if needing:
+        title = "classes that need the order most: top-1"
+        table = _table(console, title, "class", "right", "reversed", "shuffled", "frozen", "twin")
+        table.columns[-1].justify = "left"
+        for row in sorted(needing, key=lambda row: row["shuffled"] - row["right"])[:WORST]:
+            shares = [f"{row[order]:.1%}" for order in result.orders]
+            table.add_row(escape(row["class"]), *shares, escape(row["twin"]))
+        console.print(table)
+    else:
+        console.print("No class is recognised better in the right order than shuffled.", highlight=False)
     if result.twins:
         count = "1 pair" if len(result.twins) == 1 else f"{len(result.twins)} pairs"
         how = "given" if result.given else "found in the answers to the reversed videos"

@@ -7,7 +7,6 @@ evaluation goes on.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from muybridge.backbones.files import sha256_of_state
-from muybridge.engine.batches import Batch, Batches, Key, VideoBatches
+from muybridge.engine.batches import ALONE, Batch, Batches, Key, VideoBatches
 from muybridge.engine.interrupt import Interrupted, StopRequest, stop_on_signal
 from muybridge.engine.metrics import Evaluation
 from muybridge.engine.predictions import (
@@ -31,9 +30,10 @@ from muybridge.engine.predictions import (
     hash_of,
     hash_of_items,
     join_rows,
+    write_json,
     write_predictions,
 )
-from muybridge.engine.processes import join_processes
+from muybridge.engine.processes import Processes, join_processes
 from muybridge.engine.progress import Progress
 from muybridge.errors import BadInput
 from muybridge.methods.base import Method, text_head
@@ -106,6 +106,7 @@ def evaluate(
     device: torch.device,
     progress: Progress | None = None,
     title: str = "evaluate",
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Scores of every video, see `view_scores`.
 
@@ -115,6 +116,7 @@ def evaluate(
         device: where the method is.
         progress: told of every batch.
         title: what the progress bar calls it.
+        processes: those that share the batches; each gets the whole result.
 
     Raises:
         BadInput: no video could be decoded.
@@ -136,9 +138,17 @@ def evaluate(
     finally:
         progress.finish()
         method.train(was_training)
+    parts = processes.gather((scores, labels, indices, errors))
+    scores = [one for part in parts for one in part[0]]
+    labels = [one for part in parts for one in part[1]]
+    indices = [one for part in parts for one in part[2]]
+    errors = dict(sorted(item for part in parts for item in part[3].items()))
     if not scores:
         raise _nothing(errors)
-    return Evaluation(torch.cat(scores), torch.cat(labels), torch.cat(indices), tuple(errors.values()))
+    order = torch.cat(indices).argsort()
+    return Evaluation(
+        torch.cat(scores)[order], torch.cat(labels)[order], torch.cat(indices)[order], tuple(errors.values())
+    )
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, items: Sequence[Item], names: Sequence[str]) -> None:
@@ -150,12 +160,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation, items: Sequence[Item]
         items: the videos.
         names: class names by index.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     videos = tuple(items[index].name for index in evaluation.indices.tolist())
     evaluation = replace(evaluation, names=videos, classes=tuple(names))
-    text = json.dumps(evaluation.summary(), indent=2, ensure_ascii=False)
-    (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
     write_predictions(folder, evaluation, parquet=False)
+    write_json(folder / SUMMARY, evaluation.summary())  # last: where it stands, the run is finished
 
 
 def evaluate_data(
@@ -237,11 +245,14 @@ def score_orders(
     size = max(args.batch_size // (sampling.views * sampling.crops), 1)
     # Batches are dealt, not videos: so they, and every bit of the scores, are those of one process.
     mine = [keys[i : i + size] for i in range(0, len(keys), size)][processes.rank :: processes.count]
-    rows = join_rows([])
-    if mine:
-        dataset = VideoDataset(items, sampling, spec.transform, False, 0, args.source)
-        rows = _score(model, VideoBatches(dataset, size, workers=args.workers), mine, orders, saved, progress)
-    rows = join_rows([done, *processes.gather(rows)])
+    dataset = VideoDataset(items, sampling, spec.transform, False, 0, args.source)
+
+    def score() -> Rows:
+        if not mine:
+            return join_rows([])
+        return _score(model, VideoBatches(dataset, size, workers=args.workers), mine, orders, saved, progress)
+
+    rows = join_rows([done, *processes.collect(score)])
     if not rows.scores:
         raise _nothing(rows.errors)
     found = {name: evaluation_of(rows, items, classes, name) for name in orders}

@@ -61,13 +61,22 @@ class Evaluation:
         """[N], the class index with the best score."""
         return self.scores.argmax(dim=1)
 
+    @cached_property
+    def _places(self) -> Tensor:
+        """[N], the place of the true class when the scores are ranked, from 0; of equal scores the first class leads.
+
+        So the best class is `predicted`, and the same on every machine; which of equal scores `topk` takes is not told.
+        """
+        true = self.scores.gather(1, self.labels[:, None])
+        before = torch.arange(self.scores.shape[1]) < self.labels[:, None]
+        return ((self.scores > true) | ((self.scores == true) & before)).sum(dim=1)
+
     def hits(self, k: int) -> Tensor:
-        """[N] bool: whether the true class is among the k best scores; k is at most K."""
-        best = self.scores.topk(min(k, self.scores.shape[1])).indices
-        return (best == self.labels[:, None]).any(dim=1)
+        """[N] bool: whether the true class is among the k best scores, or all of them if there are fewer."""
+        return self._places < k
 
     def topk(self, k: int) -> float:
-        """Share of videos whose class is among the k best scores; k is at most K."""
+        """Share of videos whose class is among the k best scores, or all of them if there are fewer."""
         return self.hits(k).double().mean().item()
 
     @property
@@ -197,14 +206,16 @@ class ActionEvaluation:
         """[N] bool: whether the true pair is among the k pairs with the largest products."""
         best, right = [], []
         for one in (self.verb, self.noun):
-            values, indices = one.scores.double().topk(min(k, one.scores.shape[1]))
-            best.append(values)
-            right.append(indices == one.labels[:, None])
+            # Stable, as in `Evaluation`: of equal scores the first class leads.
+            values, indices = one.scores.sort(dim=1, descending=True, stable=True)
+            best.append(values[:, :k].double())
+            right.append(indices[:, :k] == one.labels[:, None])
         # Fast: a pair among the k best is made of one of the k best verbs and one of the k best nouns, so k * k
-        # products do instead of 97 * 300: 0.05 s instead of 1.4 s for the 9,668 segments of EPIC-KITCHENS-100.
+        # products do instead of 97 * 300: 0.2 s instead of 2.1 s for the 9,668 segments of EPIC-KITCHENS-100.
         products = (best[0][:, :, None] * best[1][:, None, :]).flatten(1)
         true = (right[0][:, :, None] & right[1][:, None, :]).flatten(1)
-        return true.gather(1, products.topk(min(k, products.shape[1])).indices).any(dim=1)
+        order = products.argsort(dim=1, descending=True, stable=True)
+        return true.gather(1, order[:, :k]).any(dim=1)
 
     def topk(self, k: int) -> float:
         """Share of videos whose verb and noun are, as a pair, among the k best."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,16 @@ from torch import Tensor
 from muybridge.engine.checkpoint import write_atomically
 from muybridge.engine.evaluate import EvaluateArgs, Model, Reorder, score_orders
 from muybridge.engine.metrics import Evaluation
-from muybridge.engine.predictions import RIGHT
+from muybridge.engine.predictions import RIGHT, read_evaluation, write_json
 from muybridge.engine.processes import join_processes
 from muybridge.engine.progress import Progress
-from muybridge.errors import BadInput, unknown
+from muybridge.errors import BadInput, CheckpointError, unknown
 from muybridge.video.draws import generator
 
 Pair = tuple[int, int]
 REVERSED, SHUFFLED, FROZEN = "reversed", "shuffled", "frozen"
 WRONG = (REVERSED, SHUFFLED, FROZEN)
+SUMMARY = "order.json"
 FOUND_SHARE = 0.25  # of the videos of a class that must turn into its twin when they are reversed
 FOUND_VIDEOS = 2
 
@@ -109,7 +111,11 @@ class OrderDiagnostics:
     def __repr__(self) -> str:
         tops = ", ".join(f"{order} {one.top1:.1%}" for order, one in self.orders.items())
         within = self.within_twins()
-        more = f"; within twins {within:.1%} ({len(self.twins)} found or given)" if within is not None else ""
+        more = (
+            f"; within twins {within:.1%} ({len(self.twins)} {'given' if self.given else 'found'})"
+            if within is not None
+            else ""
+        )
         return f"OrderDiagnostics({len(self.right.labels)} videos, top-1: {tops}{more})"
 
 
@@ -126,7 +132,7 @@ def order_diagnostics(
 
     Args:
         model, data, args, progress: as `evaluate_data`.
-        twins: pairs of class indices, or a text as `parse_twins` reads it; None: they are found.
+        twins: pairs of class indices (may be none), or a text as `parse_twins` reads it; None: they are found.
         seed: of the shuffles. A video's shuffle depends on the seed, its place in the data and the view only.
         out: folder as in `evaluate_data`; besides its files it gets `order.json` and `order.csv` (a row a class).
 
@@ -140,14 +146,42 @@ def order_diagnostics(
             raise BadInput(
                 f"twins has the pair {tuple(pair)}; expected two different indices of {len(classes)} classes."
             )
+    _one_pair_each(pairs or (), classes)
     found = score_orders(model, data, reorders(seed), args, out, progress, settings={"shuffle_seed": seed})
-    chosen = sorted({(min(a, b), max(a, b)) for a, b in pairs}) if pairs else find_twins(found[RIGHT], found[REVERSED])
+    if pairs is None:
+        chosen = find_twins(found[RIGHT], found[REVERSED])
+    else:
+        chosen = sorted((min(a, b), max(a, b)) for a, b in pairs)
     result = OrderDiagnostics(
         found[RIGHT], found[REVERSED], found[SHUFFLED], found[FROZEN], tuple(chosen), pairs is not None
     )
     if out is not None and join_processes().first:
         _write(Path(out), result)
     return result
+
+
+def read_order(folder: str | Path) -> OrderDiagnostics:
+    """The order diagnostics that a folder holds.
+
+    Args:
+        folder: what `out` was.
+
+    Raises:
+        MissingFile: there is no finished evaluation with its scores.
+        CheckpointError: a file of it is damaged.
+        BadInput: it is the evaluation of one order only.
+    """
+    right, backwards, shuffled, frozen = (read_evaluation(folder, order) for order in (RIGHT, *WRONG))
+    places = {name: place for place, name in enumerate(right.classes)}
+    try:
+        told = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
+        twins = tuple((places[a], places[b]) for a, b in told["twins"])
+        return OrderDiagnostics(right, backwards, shuffled, frozen, twins, bool(told["twins_given"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{Path(folder) / SUMMARY} is damaged ({type(error).__name__}: {error}); evaluate again with --order and "
+            "the same --out: the scores are there."
+        ) from None
 
 
 def reorders(seed: int) -> dict[str, Reorder]:
@@ -247,14 +281,18 @@ def parse_twins(text: str, names: Sequence[str]) -> list[Pair]:
         if a == b:
             raise BadInput(f"twins has '{line}', twice the same class; expected two.")
         pairs.append((a, b))
-    several = [names[label] for label in sorted(sum(pairs, ())) if sum(label in pair for pair in pairs) > 1]
-    if several or not pairs:
-        raise BadInput(
-            f"twins names the class '{several[0]}' in two pairs; expected one."
-            if several
-            else f"twins is '{text}'; expected pairs such as 'opening,closing;rising,falling'."
-        )
+    if not pairs:
+        raise BadInput(f"twins is '{text}'; expected pairs such as 'opening,closing;rising,falling'.")
+    _one_pair_each(pairs, names)
     return pairs
+
+
+def _one_pair_each(pairs: Sequence[Pair], names: Sequence[str]) -> None:
+    """Raise BadInput if a class is in two pairs."""
+    counts = Counter(label for pair in pairs for label in pair)
+    several = sorted(label for label, count in counts.items() if count > 1)
+    if several:
+        raise BadInput(f"twins names the class '{names[several[0]]}' in two pairs; expected one.")
 
 
 def _twin_of(twins: Sequence[Pair]) -> dict[int, int]:
@@ -270,6 +308,5 @@ def _write(folder: Path, result: OrderDiagnostics) -> None:
             writer.writeheader()
             writer.writerows(rows)
 
-    text = json.dumps(result.summary(), indent=2, ensure_ascii=False)
     write_atomically(folder / "order.csv", table)
-    write_atomically(folder / "order.json", lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+    write_json(folder / SUMMARY, result.summary())

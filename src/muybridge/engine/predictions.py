@@ -129,8 +129,10 @@ class SavedRows:
                     f"{self.folder / taken[0]} is there already and of no evaluation that can go on; nothing is "
                     "written over. Give another --out."
                 )
-            text = json.dumps({"format": FORMAT, "settings": wanted, "about": dict(about)}, indent=2)
-            _write_text(file, text + "\n")
+            try:
+                write_json(file, {"format": FORMAT, "settings": wanted, "about": dict(about)})
+            except OSError as error:
+                raise BadInput(f"{file} cannot be written: {error.strerror}. Give another --out.") from None
             return join_rows([])
         there = _read_settings(self.folder)
         differ = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
@@ -149,7 +151,7 @@ class SavedRows:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to compute."""
-        return (self.folder / SUMMARY).is_file()
+        return all((self.folder / name).is_file() for name in (SUMMARY, SCORES))
 
     def add(self, rows: Rows) -> None:
         """Keep the scores of some more videos."""
@@ -165,7 +167,7 @@ class SavedRows:
             _write_rows(self.folder / SCORES, rows, about)
             write_tables(self.folder, evaluation)
             write_predictions(self.folder, evaluation)
-            _write_text(self.folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+            write_json(self.folder / SUMMARY, summary)
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
 
 
@@ -257,6 +259,12 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
     write_atomically(folder / "confusion.csv", confusion)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write what JSON can hold to a file, in one step."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def hash_of(*texts: str) -> str:
     """SHA-256 of texts, in their order."""
     digest = hashlib.sha256()
@@ -266,7 +274,16 @@ def hash_of(*texts: str) -> str:
 
 
 def hash_of_items(items: Sequence[Item]) -> str:
-    """SHA-256 of what is asked of a data set: names, classes and parts of the videos, not where they lie."""
+    """SHA-256 of what is asked of a data set: names, classes and parts of the videos, not where they lie.
+
+    Raises:
+        BadInput: a name that cannot be written to the files of an evaluation.
+    """
+    for item in items:
+        if any("\ud800" <= letter <= "\udfff" for letter in item.name):  # bytes that are no UTF-8, as Python has them
+            raise BadInput(
+                f"The name of the video {item.name!a} is not UTF-8, as csv and json files need it; rename it."
+            )
     return hash_of(*(f"{item.name}\n{item.label}\n{item.start}\n{item.end}\n{item.frames}" for item in items))
 
 
@@ -317,7 +334,3 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:28] + "..." + text[-28:]
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
 import shutil
 import statistics
@@ -19,13 +20,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from muybridge.backbones.vit import ViT
-from muybridge.engine.checkpoint import LAST, write_atomically
+from muybridge.engine.checkpoint import write_atomically
 from muybridge.engine.evaluate import EvaluateArgs, Model, evaluate_data
+from muybridge.engine.last import can_resume
 from muybridge.engine.metrics import Evaluation
+from muybridge.engine.predictions import SUMMARY, hash_of_items, write_json
 from muybridge.engine.processes import join_processes
 from muybridge.engine.progress import Progress
+from muybridge.engine.small_data import MOST
 from muybridge.engine.train import resume, train
-from muybridge.errors import BadInput
+from muybridge.errors import BadInput, CheckpointError
 from muybridge.methods.base import text_head
 from muybridge.recipes import check
 from muybridge.recipes.fields import to_dict
@@ -145,7 +149,7 @@ class ZeroShot:
 
 
 def draw_shots(items: Sequence[Item], shots: int, seed: int) -> tuple[Item, ...]:
-    """`shots` videos of every class, all of a class that has fewer, in the order given.
+    """`shots` videos of every class, all of a class that has fewer, in the order given; one listed twice counts once.
 
     Which ones depends on the seed and their names only: not on the order of the files or the other classes. With one
     seed those of a smaller `shots` are among those of a larger one.
@@ -165,9 +169,11 @@ def draw_shots(items: Sequence[Item], shots: int, seed: int) -> tuple[Item, ...]
         classes.setdefault(item.label, []).append(item)
     drawn: set[Item] = set()
     for members in classes.values():
-        ranked = sorted(members, key=lambda item: hashlib.sha256(f"shots/{seed}/{item.name}".encode()).digest())
+        ranked = sorted(
+            dict.fromkeys(members), key=lambda item: hashlib.sha256(f"shots/{seed}/{item.name}".encode()).digest()
+        )
         drawn.update(ranked[:shots])
-    return tuple(item for item in items if item in drawn)
+    return tuple(item for item in dict.fromkeys(items) if item in drawn)
 
 
 def few_shot(
@@ -203,7 +209,9 @@ def few_shot(
         raise BadInput(
             f"shots are {', '.join(map(str, shots)) or 'none'} and seeds {seeds}; expected 1 or more of each."
         )
-    recipe = validate(replace(recipe, train=replace(recipe.train, evaluate_every=recipe.train.epochs)))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("A sweep's many short trainings run one after the other, in one process: start it by itself.")
+    recipe = validate(replace(recipe, train=replace(recipe.train, evaluate_every=recipe.train.epochs or MOST)))
     check(recipe)
     source = source or read_source(recipe.data, recipe.source)
     _begin(out, recipe, source, texts)
@@ -212,11 +220,11 @@ def few_shot(
         for seed in range(recipe.train.seed, recipe.train.seed + seeds):
             folder = Path(f"{k}-shot") / f"seed-{seed}"
             half = replace(source, train=draw_shots(source.train, k, seed))
-            if not (out / folder / "evaluation.json").is_file():
+            if not (out / folder / SUMMARY).is_file():
                 progress.say(f"{k} videos a class, seed {seed}: {len(half.train)} videos -> {out / folder}")
                 setting = replace(recipe, train=replace(recipe.train, seed=seed))
                 _train(setting, out / folder, half, backbone, _WithoutEpochs(progress), texts)
-            figures = json.loads((out / folder / "evaluation.json").read_text(encoding="utf-8"))
+            figures = _read_json(out / folder / SUMMARY)
             top1, top5, mean_class = (float(figures[name]) for name in ("top1", "top5", "mean_class"))
             cells.append(Cell(k, seed, len(half.train), top1, top5, mean_class, folder.as_posix()))
             _write_cells(out, cells)
@@ -276,7 +284,7 @@ def zero_shot(
         evaluations[fold] = evaluate_data(model, data, part, place, progress, names)
     result = ZeroShot(evaluations, texts)
     if out is not None and join_processes().first:
-        _write_json(Path(out) / "zero_shot.json", result.summary())
+        write_json(Path(out) / "zero_shot.json", result.summary())
     return result
 
 
@@ -288,15 +296,15 @@ def as_words(name: str) -> str:
 
 def _begin(out: Path, recipe: Recipe, source: Source, texts: Sequence[str] | None) -> None:
     """Remember what the sweep is of, or see that it is the same."""
-    names = hashlib.sha256("\n".join(item.name for item in (*source.train, *source.val)).encode()).hexdigest()
-    wanted = json.loads(json.dumps({"recipe": to_dict(recipe), "videos": names, "texts": list(texts or ())}))
+    halves = {"train": hash_of_items(source.train), "val": hash_of_items(source.val)}
+    wanted = json.loads(json.dumps({"recipe": to_dict(recipe), "videos": halves, "texts": list(texts or ())}))
     file = out / SWEEP
     if not file.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise BadInput(f"{out} exists already and is no sweep; nothing is written over. Give another --out.")
-        _write_json(file, wanted)
+        write_json(file, wanted)
         return
-    there = json.loads(file.read_text(encoding="utf-8"))
+    there = _read_json(file)
     if there != wanted:
         flat, asked = _flat(there), _flat(wanted)
         differ = [key for key in {**flat, **asked} if flat.get(key) != asked.get(key)]
@@ -320,7 +328,7 @@ class _WithoutEpochs(Progress):
 def _train(
     recipe: Recipe, folder: Path, source: Source, backbone: ViT | None, progress: Progress, texts: Sequence[str] | None
 ) -> None:
-    if (folder / LAST).is_file():
+    if can_resume(folder):
         resume(folder, backbone, progress)
         return
     # Stopped before its first checkpoint: there is nothing in it but its setting.
@@ -352,6 +360,14 @@ def _write_cells(out: Path, cells: Sequence[Cell]) -> None:
     write_atomically(out / "cells.csv", every)
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    """Raises CheckpointError where it holds no object."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); move {path.parent} away, and run again.") from None
+
+
 def _as_dict(spread: Spread) -> dict[str, Any]:
     return {"mean": spread.mean, "deviation": spread.deviation, "count": spread.count}
 
@@ -361,8 +377,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

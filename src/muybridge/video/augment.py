@@ -48,7 +48,8 @@ def random_box(height: int, width: int, transform: Transform, rng: np.random.Gen
             left = int(rng.integers(width - box_width + 1))
             return top, left, box_height, box_width
     aspect = min(max(width / height, low), high)
-    box_width, box_height = min(width, round(height * aspect)), min(height, round(width / aspect))
+    box_width = min(width, max(round(height * aspect), 1))
+    box_height = min(height, max(round(width / aspect), 1))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 

@@ -21,19 +21,17 @@ from muybridge.video.check_report import (
     CheckedFile,
     CheckReport,
     Duplicate,
-    Key,
     Problem,
     duplicates_in,
     is_lost,
     is_part,
-    key_of,
     notes_on,
 )
 from muybridge.video.check_table import Log, read_facts, report_rows, unchanged, write_rows
-from muybridge.video.examine import Beat, Facts, digest, examine, unread
+from muybridge.video.examine import Beat, Facts, Key, digest, examine, key_of, unread
 from muybridge.video.labels import write_labels
 from muybridge.video.readers.formats import find
-from muybridge.video.sources import Source, read_part, read_source
+from muybridge.video.sources import Source, names_of_classes, read_part, read_source, with_notes
 from muybridge.video.supervise import Lost, supervised
 
 __all__ = ["CheckReport", "CheckedFile", "Duplicate", "Problem", "check_source", "read_anyway", "write_list"]
@@ -71,7 +69,8 @@ def check_source(
         watch: is told how far the check is.
 
     Raises:
-        MuybridgeError: the data set cannot be understood, or `out` has the check of another.
+        MuybridgeError: the data set cannot be understood, `out` has the check of another or cannot be written to, or
+            no process can be started.
         KeyboardInterrupt: on Ctrl-C; what was read until then is kept.
     """
     args = args or SourceArgs()
@@ -115,10 +114,8 @@ def read_anyway(data: str | Path, args: SourceArgs | None = None) -> tuple[Sourc
     found = find(data, args)
     written = {entry.label for half in found.halves.values() for entry in half}
     labels = found.labels
-    if labels is None and found.numbers:
-        labels = tuple(str(index) for index in range(max(map(int, written), default=0) + 1))
-    elif labels is None or (not found.numbers and not written <= set(labels)):
-        labels = tuple(sorted(written | set(labels or ())))
+    if labels is None or (not found.numbers and not written <= set(labels)):
+        labels = names_of_classes(written | set(labels or ()), found.numbers)
     # Of a source without a second half a part would be set aside.
     halves = {
         half: read_part(data, labels, half if "val" in found.halves else "all", args).items
@@ -127,7 +124,8 @@ def read_anyway(data: str | Path, args: SourceArgs | None = None) -> tuple[Sourc
     }
     train = halves.get("train", ()) + halves.get("all", ())
     missing = {"val" if half == "val" else "train": tuple(names) for half, names in found.missing.items()}
-    return Source(train, halves.get("val", ()), labels, " and ".join(found.places.values()), missing), why
+    how = with_notes(" and ".join(found.places.values()), found, found.missing)
+    return Source(train, halves.get("val", ()), labels, how, missing), why
 
 
 def write_list(report: CheckReport, folder: str | Path) -> tuple[int, int]:

@@ -10,10 +10,9 @@ from statistics import median
 from typing import Any, Literal
 
 from muybridge.structures import Item
-from muybridge.video.examine import NO_FILE, Facts
+from muybridge.video.examine import NO_FILE, Facts, key_of
 
 Status = Literal["good", "suspicious", "broken", "missing"]
-Key = tuple[str, int]  # a file: its path, and where in the archive at that path it begins
 
 FAST_RATE, SLOW_RATE = 240.0, 1.0  # frames a second
 SHORT, LONG = 0.3, 3600.0  # seconds
@@ -154,9 +153,9 @@ class CheckReport:
         whole = [file.facts for file in self.files if not file.facts.broken]
         statuses = Counter(file.status for file in self.files)
         ranges: dict[str, list[float]] = {
-            "seconds": [facts.seconds for facts in whole],
+            "seconds": [facts.seconds for facts in whole if facts.seconds],
             "frames": [facts.frames for facts in whole],
-            "rate": [facts.rate for facts in whole],
+            "rate": [facts.rate for facts in whole if facts.rate],
             "width": [facts.width for facts in whole],
             "height": [facts.height for facts in whole],
             "megabytes": [facts.bytes / 1e6 for facts in whole if facts.bytes],
@@ -181,17 +180,13 @@ class CheckReport:
             "containers": _counted(facts.container for facts in whole),
             "codecs": _counted(facts.codec for facts in whole),
             "sizes": _counted(f"{facts.width}x{facts.height}" for facts in whole),
-            "rates": _counted(f"{facts.rate:.4g}" for facts in whole),
+            "rates": _counted(f"{facts.rate:.4g}" for facts in whole if facts.rate),
             "problems": [asdict(problem) for problem in self.problems],
             "duplicates": [
                 {"names": [item.name for _, item in group.items], "halves": group.halves, "labels": group.labels}
                 for group in self.duplicates
             ],
         }
-
-
-def key_of(item: Item) -> Key:
-    return item.path, item.stored[0] if item.stored else -1
 
 
 def notes_on(facts: Facts, usual: float) -> Iterator[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from muybridge.errors import BadInput
-from muybridge.video.check_report import CheckReport, Key
-from muybridge.video.examine import Facts
+from muybridge.video.check_report import CheckReport
+from muybridge.video.examine import Facts, Key
 
 _FACTS = tuple(one.name for one in fields(Facts))
 _BLANK = Facts("")
@@ -19,12 +19,23 @@ _DERIVED = ("name", "half", "label", "status", "notes")
 
 
 class Log:
-    """The table while the check is running: a row is added for each file that was read."""
+    """The table while the check is running: a row is added for each file that was read.
+
+    Args:
+        path: of the table; its folder is made.
+        facts: what is known already.
+
+    Raises:
+        BadInput: nothing can be written there.
+    """
 
     def __init__(self, path: Path, facts: Sequence[Facts]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written anew, because the last row of a check that was killed may not be whole.
-        write_rows(path, [_FACTS, *map(_row, facts)])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Written anew, because the last row of a check that was killed may not be whole.
+            write_rows(path, [_FACTS, *map(_row, facts)])
+        except OSError as error:
+            raise BadInput(f"{path} cannot be written: {error.strerror or error}. Give another --out.") from error
         self._file: TextIO = open(path, "a", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
         self._writer = csv.writer(self._file, lineterminator="\n")
 
@@ -78,7 +89,7 @@ def read_facts(path: Path, now: dict[Key, Facts]) -> dict[Key, Facts]:
                 raise BadInput(f"{path} is not the table of a check; nothing is written over. Give another --out.")
             for row in reader:
                 if (facts := _parse(row)) is not None:
-                    found[facts.path, facts.offset] = facts
+                    found[facts.key] = facts
     except (OSError, csv.Error) as error:
         raise BadInput(f"{path} cannot be read: {error}. Give another --out.") from error
     if found and not found.keys() & now.keys():

@@ -39,6 +39,7 @@ NO_FILE = "no such file"
 
 Picture = Literal["", "black", "still"]
 Beat = Callable[[], None]
+Key = tuple[str, int, int, int]  # a file: path, offset in an archive, first and number of pictures; see `Facts`
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Facts:
     Attributes:
         path: of the file, or of the archive or folder that holds it.
         offset: where it begins in its archive, in bytes; -1: it is no part of an archive.
+        first: number of the first picture that is meant, of a folder of pictures; else -1.
+        pictures: how many are meant; else 0.
         bytes: its size; 0 for a folder of pictures.
         modified: when it was changed, in nanoseconds; 0 if nothing tells.
         settings: decoder and limits it was read with.
@@ -71,6 +74,8 @@ class Facts:
 
     path: str
     offset: int = -1
+    first: int = -1
+    pictures: int = 0
     bytes: int = 0
     modified: int = 0
     settings: str = ""
@@ -91,18 +96,33 @@ class Facts:
     picture: Picture = ""
     sha256: str = ""
 
+    @property
+    def key(self) -> Key:
+        """What tells this file from all others."""
+        return self.path, self.offset, self.first, self.pictures
+
+
+def key_of(item: Item) -> Key:
+    """The `Facts.key` of the file that an item is, or is a part of.
+
+    Segments of one folder of pictures count as files of their own, since each is read by itself.
+    """
+    offset, _ = item.stored or (-1, 0)
+    return (item.path, offset, item.frames.first, item.frames.count) if item.frames else (item.path, offset, -1, 0)
+
 
 def unread(item: Item, args: SourceArgs) -> Facts:
     """What is known of a file before it is opened; with it a file that has changed is told from one that has not."""
     settings = f"{args.decoder} {args.seconds:g} s {args.megapixels:g} MP {args.megabytes:g} MB"
-    offset, size = item.stored or (-1, 0)
+    _, size = item.stored or (-1, 0)
+    blank = Facts(*key_of(item), bytes=size, settings=settings)
     try:
         status = os.stat(item.path)
     except OSError:
-        return Facts(item.path, offset, size, settings=settings)
+        return blank
     if item.stored is None and item.frames is None:
         size = status.st_size
-    return Facts(item.path, offset, size, status.st_mtime_ns, settings)
+    return replace(blank, bytes=size, modified=status.st_mtime_ns)
 
 
 def examine(item: Item, args: SourceArgs, quick: bool, beat: Beat) -> Facts:

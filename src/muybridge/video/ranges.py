@@ -12,7 +12,8 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -67,6 +68,8 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 def state_of(path: str) -> dict[str, Any]:
     """What tells one state of a file from another: `size` in bytes, and its time or what its server calls its state.
 
+    The latter is called `changed`; None: its server does not tell.
+
     Raises:
         VideoError: the file is not there, or its server does not tell how large it is.
     """
@@ -78,8 +81,8 @@ def state_of(path: str) -> dict[str, Any]:
             return _tried(path, lambda: _http_state(path))
         with _fsspec(path) as remote:
             details = remote.fs.info(path) if hasattr(remote, "fs") else {}
-            changed = details.get("ETag") or details.get("etag") or details.get("mtime") or details.get("LastModified")
-            return {"size": remote.seek(0, os.SEEK_END), "changed": str(changed)}
+            told = [details[key] for key in ("ETag", "etag", "mtime", "LastModified") if details.get(key)]
+            return {"size": remote.seek(0, os.SEEK_END), "changed": str(told[0]) if told else None}
     except OSError as error:
         raise VideoError(path, f"cannot be read: {error.strerror or error}") from error
 
@@ -182,10 +185,22 @@ def _no_ranges(path: str) -> NoReturn:
     )
 
 
-def _fsspec(path: str) -> Any:
+@contextmanager
+def _fsspec(path: str) -> Iterator[Any]:
+    """The file that fsspec opens."""
     try:
         import fsspec  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-        return fsspec.open(path, "rb").open()
-    except (ImportError, ValueError) as error:
+        remote = fsspec.open(path, "rb").open()
+    except OSError:
+        raise
+    except Exception as error:
+        # Each kind of address has a library of its own, with its own errors.
         raise VideoError(path, f"cannot be opened: {error}; http, https and files on this machine always can") from None
+    try:
+        with remote:
+            yield remote
+    except OSError:
+        raise
+    except Exception as error:
+        raise VideoError(path, f"cannot be read: {error or type(error).__name__}") from error

@@ -21,6 +21,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ LABELS = (".cls", ".json", ".txt")
 LAYOUT = 1  # of a remembered index
 THREADS = 8
 MOST_LABEL_BYTES = 1 << 20
+MOST_SHARDS = 1_000_000
 # The first bytes of compressed files.
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -74,7 +76,7 @@ def expand(pattern: str) -> list[str]:
     """The names that a pattern with braces means, as a shell would expand it; itself if there are none.
 
     Raises:
-        BadInput: a brace is not closed.
+        BadInput: a brace is not closed, or it means more than `MOST_SHARDS`.
 
     >>> expand("{train-{08..10},val}.tar")
     ['train-08.tar', 'train-09.tar', 'train-10.tar', 'val.tar']
@@ -93,8 +95,10 @@ def expand(pattern: str) -> list[str]:
     if end < 0:
         raise BadInput(f"{pattern} has a brace that is not closed; expected a pattern such as train-{{000..009}}.tar.")
     head, inside, tails = pattern[:begin], pattern[begin + 1 : end], expand(pattern[end + 1 :])
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+    numbers = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", inside)
     if numbers:
+        if int(numbers[2]) - int(numbers[1]) >= MOST_SHARDS:
+            raise BadInput(f"{pattern} means more than {MOST_SHARDS:,} archives; is a number wrong?")
         width = len(numbers[1]) if numbers[1].startswith("0") else 0
         middles = [f"{number:0{width}}" for number in range(int(numbers[1]), int(numbers[2]) + 1)]
     else:
@@ -238,12 +242,19 @@ def _recall(kept: Path, address: str, state: dict[str, Any]) -> list[Stored] | N
 
 def _remember(kept: Path, address: str, state: dict[str, Any], videos: list[Stored]) -> None:
     """Keep an index for the next time; where nothing can be written, it is read again then."""
+    if not state["changed"]:
+        return  # The server does not tell when the archive has changed.
     content = {"layout": LAYOUT, "address": address, "state": state, "videos": [asdict(video) for video in videos]}
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         # Another process may write the same index at the same time.
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=kept.parent, suffix=".tmp", delete=False) as file:
-            json.dump(content, file)
-        os.replace(file.name, kept)
-    except (OSError, UnicodeEncodeError):
+        handle, partial = tempfile.mkstemp(dir=kept.parent, suffix=".tmp")
+    except OSError:
         return
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        os.replace(partial, kept)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(partial)

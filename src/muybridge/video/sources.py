@@ -15,15 +15,15 @@ out and counted, and one that is broken is found when it is read.
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from muybridge.errors import BadInput, MissingFile, unknown
 from muybridge.structures import FrameFiles, Item, SourceArgs
+from muybridge.video.aside import set_aside
 from muybridge.video.labels import read_labels
 from muybridge.video.readers.formats import find, normal
 from muybridge.video.readers.found import Found
@@ -87,13 +87,13 @@ def read_source(data: str | Path, args: SourceArgs | None = None) -> Source:
     found = find(data, args)
     whole = _whole(found, data)
     place = found.places[whole]
-    train = _checked(found, whole, _labels_of(found, whole))
     labels = _labels_of(found, whole)
+    train = _checked(found, whole, labels)
     if len(labels) < 2:
         raise BadInput(f"{place} has one class only, '{labels[0]}'; a recogniser needs two or more.")
     missing = {half: tuple(names) for half, names in found.missing.items()}
     if "val" not in found.halves:
-        train, val = _set_aside(train, args.val_share)
+        train, val = set_aside(train, args.val_share)
         if not val:
             raise BadInput(
                 f"No class of {place} has two videos, so none can be set aside for validation; add a val half."
@@ -110,7 +110,7 @@ def read_source(data: str | Path, args: SourceArgs | None = None) -> Source:
         if both:
             raise BadInput(f"{len(both)} videos are in {place} and in {found.places['val']} (first: {min(both)[0]}).")
         how = f"{place} and {found.places['val']}"
-    return Source(train, val, labels, _with_notes(how, found, missing), missing, _root(data))
+    return Source(train, val, labels, with_notes(how, found, missing), missing, _root(data))
 
 
 def read_items(
@@ -150,11 +150,11 @@ def read_part(data: str | Path, labels: Sequence[str], split: str = "val", args:
         items = _checked(found, split, names)
     else:
         halves = [_whole(found, data)]
-        items = _set_aside(_checked(found, halves[0], names), args.val_share)[split == "val"]
+        items = set_aside(_checked(found, halves[0], names), args.val_share)[split == "val"]
     if not items:
         raise BadInput(f"{data} holds no video in its split {split}.")
     missing = {half: tuple(found.missing[half]) for half in halves if half in found.missing}
-    how = _with_notes(" and ".join(found.places[half] for half in halves), found, missing)
+    how = with_notes(" and ".join(found.places[half] for half in halves), found, missing)
     return Part(items, how, tuple(name for absent in missing.values() for name in absent))
 
 
@@ -199,7 +199,8 @@ def write_split(path: str | Path, source: Source) -> None:
     items = (*source.train, *source.val)
     extras = [_extra(item, source.data) for item in items]
     columns = [column for column in EXTRA if any(column in extra for extra in extras)]
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    # Names of files may hold bytes that are no text.
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*PLAIN, *columns))
         for row, extra in zip(split_rows(source), extras, strict=True):
@@ -222,7 +223,7 @@ def read_split(path: str | Path, data: str | Path, labels: Sequence[str] | None 
     """
     root, header = _root(data), list(PLAIN)
     rows: list[tuple[str, dict[str, str]]] = []
-    for number, fields in csv_rows(Path(path)):
+    for number, fields in csv_rows(Path(path), errors="surrogateescape"):
         if fields[:3] == list(PLAIN) and not rows:
             header = fields
             continue
@@ -312,17 +313,25 @@ def _labels_of(found: Found, whole: str) -> tuple[str, ...]:
         return found.labels  # A class file may name more classes than this data set has videos of.
     if found.labels is not None:
         labels = found.labels
-    elif found.numbers:
-        labels = tuple(str(index) for index in range(max(map(int, written), default=0) + 1))
     else:
-        labels = tuple(sorted(written))
+        labels = names_of_classes(written, found.numbers)
+    if found.numbers:
+        written = {str(int(label)) for label in written}
     empty = [label for label in labels if label not in written]
     if empty:
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
-        raise BadInput(
-            f"The class '{empty[0]}'{more} has no video in {found.places[whole]}; add some or remove the class."
-        )
+        mend = "add some or remove the class."
+        if found.numbers:
+            mend = "labels that are numbers are class indices, from 0 without a gap. Names must not be numbers."
+        raise BadInput(f"The class '{empty[0]}'{more} has no video in {found.places[whole]}; {mend}")
     return labels
+
+
+def names_of_classes(written: Collection[str], numbers: bool) -> tuple[str, ...]:
+    """Class names where nothing but the labels of the videos tells them: in sorted order, or the indices as text."""
+    if numbers:
+        return tuple(str(index) for index in range(max(map(int, written), default=-1) + 1))
+    return tuple(sorted(written))
 
 
 def _checked(found: Found, half: str, labels: tuple[str, ...]) -> tuple[Item, ...]:
@@ -353,39 +362,14 @@ def _items(found: Found, half: str, labels: tuple[str, ...]) -> tuple[Item, ...]
     return tuple(items)
 
 
-def _set_aside(items: tuple[Item, ...], share: float) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Items in two halves, each in the order given: of every class the share with the lowest hashes is the second."""
-    classes: dict[int, list[Item]] = {}
-    for item in items:
-        classes.setdefault(item.label, []).append(item)
-    aside: set[str] = set()
-    for members in classes.values():
-        if len(members) > 1:
-            members.sort(key=lambda item: (hashlib.sha256(_video(item).encode()).digest(), item.start))
-            count = min(max(round(len(members) * share), 1), len(members) - 1)
-            # The parts of one video look alike: they stay on one side, if the class has parts of others.
-            cuts = [n for n in range(1, len(members)) if _video(members[n - 1]) != _video(members[n])]
-            count = min(cuts, key=lambda n: abs(n - count), default=count)
-            aside.update(item.name for item in members[:count])
-    return (
-        tuple(item for item in items if item.name not in aside),
-        tuple(item for item in items if item.name in aside),
-    )
-
-
-def _video(item: Item) -> str:
-    """The name of the video that an item is a part of, the same on every machine."""
-    return item.name.rpartition("#")[0] or item.name if item.start or item.end is not None else item.name
-
-
 def _content(item: Item) -> tuple[str, float, float, tuple[int, int]]:
     """What is the same if two items are the same part of the same file."""
     frames = (item.frames.first, item.frames.count) if item.frames else (0, 0)
     return item.path, item.start, -1.0 if item.end is None else item.end, item.stored or frames
 
 
-def _with_notes(how: str, found: Found, missing: Mapping[str, tuple[str, ...]]) -> str:
-    """`how` with what else one should know of the source."""
+def with_notes(how: str, found: Found, missing: Mapping[str, Collection[str]]) -> str:
+    """`how` with what else one should know of the source; `missing`: half -> names of videos that are not there."""
     notes = list(found.notes)
     for half, names in missing.items():
         where = half if half in found.places else "all"

@@ -17,6 +17,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from muybridge.errors import BadInput
+
 # How long a new process may take until it begins with its task.
 STARTUP_SECONDS = 120.0
 
@@ -45,6 +47,9 @@ def supervised(
         tasks: what can be pickled.
         workers: processes; below 1: in this process, where a task that hangs or dies is not noticed.
         limit: a task without a beat for so many seconds is given up; 0: never.
+
+    Raises:
+        BadInput: a process ended before it began with its first task, which is then not to blame.
     """
     if workers < 1:
         for place, task in enumerate(tasks):
@@ -109,6 +114,11 @@ class _Worker:
         except (EOFError, OSError):
             self.alive = False
             self._process.join()
+            if not self._beats.value:
+                raise BadInput(
+                    f"A process that should read did not start ({_death(self._process.exitcode)}). A script keeps what "
+                    'starts processes under `if __name__ == "__main__":`; workers=0 starts none.'
+                ) from None
             return Lost(f"the process that read it died ({_death(self._process.exitcode)})")
         now, beats = time.monotonic(), self._beats.value
         if beats != self._seen:

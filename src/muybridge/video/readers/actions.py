@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from muybridge.errors import BadInput
-from muybridge.video.readers.found import Entry, Found, Gathering, Place, check_fold, half_of, names_in, settled
+from muybridge.video.readers.class_files import names_in
+from muybridge.video.readers.found import Entry, Found, Gathering, Place, check_fold, half_of
 from muybridge.video.readers.tables import beginning, lines_of, read_json
 
 UCF = re.compile(r"(train|test)list(\d+)\.txt", re.IGNORECASE)
@@ -29,7 +30,7 @@ def ucf101(place: Place) -> Found:
     if not by_fold:
         raise BadInput(f"{place} holds no trainlist01.txt and testlist01.txt of UCF101.")
     check_fold(place, by_fold)
-    gathering, written = Gathering(place), set[str]()
+    gathering = Gathering(place)
     for half, file in sorted(by_fold[place.args.fold].items()):
         gathering.begin(half, file)
         for number, line in lines_of(file):
@@ -38,14 +39,13 @@ def ucf101(place: Place) -> Found:
             label, slash, base = name.rpartition("/")
             if not slash:
                 raise BadInput(f"{file}:{number} is {line!r}; expected <class>/<video>.avi.")
-            written.add(label)
             stem = re.sub(r"\.\w+$", "", base)
             path = place.shelf.by_stem([stem], _class_folders(place, label))
             if path is None:
                 gathering.lacks(half, name, label, name)
             else:
                 gathering.add(half, Entry(path, name, label, f"{file}:{number}"))
-    return gathering.done(settled(written, place.class_names(), ["ucf101"]))
+    return gathering.done(place.class_names(), ["ucf101"])
 
 
 def hmdb_files(place: Place) -> list[Path]:
@@ -81,7 +81,7 @@ def hmdb51(place: Place) -> Found:
                 gathering.lacks(to, f"{label}/{name}", label, f"{label}/{name}")
             else:
                 gathering.add(to, Entry(path, f"{label}/{name}", label, f"{file}:{number}"))
-    return gathering.done(settled(classes, place.class_names(), ["hmdb51"]))
+    return gathering.done(place.class_names(), ["hmdb51"])
 
 
 def diving_files(place: Place) -> list[Path]:
@@ -95,7 +95,7 @@ def diving48(place: Place) -> Found:
     lists = place.halves(diving_files(place), "list")
     if not lists:
         raise BadInput(f"{place} holds no list of Diving48; expected Diving48_V2_train.json and Diving48_V2_test.json.")
-    gathering, written = Gathering(place), set[str]()
+    gathering = Gathering(place)
     vocabulary = [file for file in place.files if "vocab" in file.stem.lower() and file.suffix.lower() == ".json"]
     for half, file in lists.items():
         gathering.begin(half, file)
@@ -105,7 +105,6 @@ def diving48(place: Place) -> Found:
             if not isinstance(entry, dict) or not {"vid_name", "label"} <= set(entry):
                 raise BadInput(f"{where} has no vid_name with a label.")
             name, label = str(entry["vid_name"]), str(entry["label"])
-            written.add(label)
             path = place.shelf.by_stem([name], ["", "videos", "rgb", *place.shelf.subfolders()])
             if path is None:
                 gathering.lacks(half, name, label, f"{name}.mp4")
@@ -114,7 +113,7 @@ def diving48(place: Place) -> Found:
     own = place.class_names()
     if own is None and vocabulary:
         own = names_in(vocabulary[0])
-    return gathering.done(settled(written, own, ["diving48"], numbers=True), numbers=True)
+    return gathering.done(own, ["diving48"], numbers=True)
 
 
 def _class_folders(place: Place, label: str) -> list[str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from muybridge.errors import BadInput
 from muybridge.structures import FrameFiles
-from muybridge.video.readers.found import Entry, Found, Gathering, Place, half_of, names_in, settled
+from muybridge.video.readers.class_files import names_in
+from muybridge.video.readers.found import Entry, Found, Gathering, Place, half_of
 from muybridge.video.readers.shelf import frame_files
 from muybridge.video.readers.tables import Row, header_of, read_columns, seconds
 
@@ -36,13 +37,12 @@ def epic(place: Place) -> Found:
     lists = place.halves(labelled, "list")
     if not lists:
         raise BadInput(f"{place} holds no EPIC_100_train.csv and EPIC_100_validation.csv.")
-    gathering, written, pictures = Gathering(place), set[str](), dict[str, FrameFiles | None]()
+    gathering, pictures = Gathering(place), dict[str, FrameFiles | None]()
     needed = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", f"{kind}_class")
     for half, file in lists.items():
         gathering.begin(half, file)
         for where, row in read_columns(file, *needed):
             label = row[f"{kind}_class"]
-            written.add(label)
             entry = _segment(place, row, label, where, pictures)
             if entry is None:
                 participant = row.get("participant_id") or row["video_id"].partition("_")[0]
@@ -51,7 +51,7 @@ def epic(place: Place) -> Found:
                 gathering.add(half, entry)
     classes = [file for file in place.files if file.stem.lower() == f"epic_100_{kind}_classes"]
     own = names_in(classes[0]) if classes else None
-    return gathering.done(settled(written, own, [LABEL_SETS[kind]], numbers=True), numbers=True)
+    return gathering.done(own, [LABEL_SETS[kind]], numbers=True)
 
 
 def _segment(place: Place, row: Row, label: str, where: str, pictures: dict[str, FrameFiles | None]) -> Entry | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from muybridge.errors import BadInput, MissingFile, unknown
+from muybridge.errors import BadInput, MissingFile, MuybridgeError, unknown
 from muybridge.structures import SourceArgs
 from muybridge.video.readers import actions, epic, kinetics, plain, something, stored
 from muybridge.video.readers.found import Found, Place, fold_of, half_of
@@ -69,9 +69,18 @@ def find(data: str | Path, args: SourceArgs) -> Found:
 
     Raises:
         MissingFile: nothing is there, or no video of a half.
-        BadInput: it is in no known format, or may be in several; a file cannot be understood.
+        BadInput: it is in no known format, or may be in several; a file cannot be read or understood.
         UnknownName: there is no such format or fold.
     """
+    try:
+        return _find(data, args)
+    except MuybridgeError:
+        raise
+    except OSError as error:
+        raise BadInput(f"{error.filename or data} cannot be read: {error.strerror or error}.") from error
+
+
+def _find(data: str | Path, args: SourceArgs) -> Found:
     if args.format != "auto" and args.format not in FORMATS:
         names = ["auto", *FORMATS]
         raise unknown("format", args.format, names, f"The formats are {', '.join(names)}.")
@@ -107,7 +116,9 @@ def _recognised(place: Place) -> str:
         fitting += [] if "kinetics710" in fitting else ["list"]
     elif not fitting and own["list"]:
         fitting.append("list")
-    if place.chosen is None and stored.tar_files(place) and any(half_of(p) for p in stored.tar_files(place)):
+    shards = stored.tar_files(place) if place.chosen is None else []
+    named = any(half_of(shard) or shard.parent != place.root for shard in shards)
+    if named or (shards and not fitting and not plain.visible(place.root, Path.is_dir)):
         fitting.append("shards")
     if len(fitting) > 1:
         meant = "; ".join(f"{name} ({FORMATS[name].what})" for name in fitting)

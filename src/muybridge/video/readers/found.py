@@ -10,9 +10,10 @@ from pathlib import Path
 
 from muybridge.errors import BadInput, MissingFile, unknown
 from muybridge.structures import FrameFiles, SourceArgs
-from muybridge.video.labels import known_labels, read_labels
+from muybridge.video.labels import known_labels
+from muybridge.video.readers.class_files import names_in
 from muybridge.video.readers.shelf import Shelf, frame_files_of
-from muybridge.video.readers.tables import LISTS, csv_rows, lines_of, read_columns, read_json
+from muybridge.video.readers.tables import LISTS
 
 # What the halves are called; of the words for the second half, those of an earlier line are taken first.
 TRAIN = (("train", "training"),)
@@ -26,6 +27,7 @@ LIST_FOLDERS = frozenset({
 })
 # fmt: on
 CLASS_FILES = ("classes.txt", "labels.txt")
+MOST_CLASSES = 100_000  # A larger index is something else: a year, a number of a video.
 
 
 @dataclass(frozen=True)
@@ -196,32 +198,61 @@ class Gathering:
         self.absent.setdefault(half, set()).add(label)
         self.expected.setdefault(half, self.place.shelf.expected(expected))
 
+    def written(self) -> set[str]:
+        """The labels as they stand in the lists, also those of videos that are not there."""
+        there = {entry.label for entries in self.halves.values() for entry in entries}
+        return there.union(*self.absent.values())
+
     def done(
         self,
-        labels: tuple[str, ...] | None,
+        own: tuple[str, ...] | None,
+        known: Sequence[str] = (),
         numbers: bool = False,
         notes: Iterable[str] = (),
         rate: float = 0.0,
     ) -> Found:
         """Everything, with the names of pictures where a video is a folder of them.
 
+        Args:
+            own: class names of the data set's own label file; None: it has none.
+            known: names of label sets that the classes may be of, the likeliest first.
+            numbers: labels are class indices; these mean the data set's own label file, if it has one.
+            notes: what else one should know.
+            rate: frames a second of folders of pictures; 0: not known.
+
         Raises:
-            BadInput: a half lists no video.
+            BadInput: a half lists no video, or a label is no class index where all should be.
         """
         halves = {half: _with_frames(self.place.shelf, entries, rate) for half, entries in self.halves.items()}
         for half, entries in halves.items():
             if not entries and not self.missing.get(half):
                 raise BadInput(f"{self.places[half]} names no video; expected a path and a label a line.")
+        written = self.written()
+        if numbers:
+            self._check_indices(written)
+        name = _known_as(written, own, known, numbers)
+        if numbers and name:
+            notes = (*notes, f"class names of {name}")
         return Found(
             halves,
             self.places,
-            labels,
+            known_labels(name) if name else own,
             numbers=numbers,
             missing=self.missing,
             expected=self.expected,
             absent=self.absent,
             notes=tuple(notes),
         )
+
+    def _check_indices(self, written: set[str]) -> None:
+        odd = {label for label in written if not re.fullmatch(r"-?\d{1,12}", label) or int(label) >= MOST_CLASSES}
+        if odd:
+            entries = [entry for entries in self.halves.values() for entry in entries if entry.label in odd]
+            where, label = (entries[0].where, entries[0].label) if entries else (f"A list of {self.place}", min(odd))
+            raise BadInput(
+                f"{where} has the label {label[:80]!r}; labels are class indices here: whole numbers from 0, "
+                f"below {MOST_CLASSES:,}."
+            )
 
 
 def _with_frames(shelf: Shelf, entries: list[Entry], rate: float) -> list[Entry]:
@@ -267,68 +298,18 @@ def part_name(name: str, start: float, end: float | None) -> str:
     return f"{name}#{_clock(start)}-{'' if end is None else _clock(end)}"
 
 
-def names_in(file: Path) -> tuple[str, ...]:
-    """Class names in the order of their indices, from a file of any of the known kinds.
-
-    A text file with one name a line, or with `1 name` lines (UCF101's classInd.txt); a csv file with the columns id and
-    name (or key), or one name a line; a JSON list of names, or an object name -> index.
-
-    Raises:
-        BadInput: it is none of these, or its indices are not 0 to one less than their number.
-    """
-    suffix = file.suffix.lower()
-    if file.name.lower() == "classind.txt":
-        pairs = [line.split(None, 1) for _, line in lines_of(file)]
-        if any(len(pair) != 2 for pair in pairs):
-            raise BadInput(f"{file} is not a list of class indices and names, such as '1 ApplyEyeMakeup'.")
-        return _in_order(file, [(name, index) for index, name in pairs], first=1)
-    if suffix == ".json":
-        content = read_json(file)
-        if isinstance(content, list):
-            # Diving48's vocabulary names a class by a list of its four parts.
-            return tuple("+".join(map(str, name)) if isinstance(name, list) else str(name) for name in content)
-        if isinstance(content, dict):
-            return _in_order(file, [(str(name).strip('"'), index) for name, index in content.items()])
-        raise BadInput(f"{file} is not a list of class names, nor an object of names and indices.")
-    if suffix in (".csv", ".tsv"):
-        header = [name.strip().lower() for name in next(csv_rows(file), (0, [""]))[1]]
-        index = next((name for name in ("id", "index", "label") if name in header), None)
-        name = next((name for name in ("name", "key", "class", "label") if name in header and name != index), None)
-        if index and name:
-            return _in_order(file, [(row[name], row[index]) for _, row in read_columns(file, index, name)])
-        return tuple(line for _, line in lines_of(file))
-    return read_labels(file)
-
-
-def _in_order(file: Path, pairs: Sequence[tuple[str, object]], first: int = 0) -> tuple[str, ...]:
-    """Names by their indices, which must be `first` to the last without a gap."""
-    by_index = {str(index).strip(): name.strip() for name, index in pairs}
-    wanted = [str(index) for index in range(first, first + len(pairs))]
-    if set(by_index) != set(wanted):
-        raise BadInput(f"{file} has {len(pairs)} class names whose indices are not {first} to {wanted[-1:]}.")
-    return tuple(by_index[index] for index in wanted)
-
-
-def settled(
-    written: Collection[str], own: tuple[str, ...] | None, known: Sequence[str], numbers: bool = False
-) -> tuple[str, ...] | None:
-    """Class names in the order of the published indices where the data set is known, else in its own order.
+def _known_as(written: Collection[str], own: tuple[str, ...] | None, known: Sequence[str], numbers: bool) -> str | None:
+    """Which of the label sets `known` the classes are in the order of; None: of none, so that their own order counts.
 
     Args:
         written: labels as they stand in the lists.
-        own: the names of its own label file.
-        known: names of label sets that it may be, the likeliest first.
-        numbers: the labels are indices; these mean the data set's own label file.
-
-    Returns:
-        None if nothing tells.
+        own, known, numbers: as `Gathering.done` takes them.
     """
     if numbers:
-        if own is not None:
-            return own
-        return next((names for name in known if len(names := known_labels(name)) > max(map(int, written))), None)
+        highest = max(map(int, written), default=-1)
+        return next((name for name in known if own is None and len(known_labels(name)) > highest), None)
     everything = {*written, *(own or ())}
-    return next((names for name in known if everything <= set(names := known_labels(name))), own)
+    return next((name for name in known if everything <= set(known_labels(name))), None)
 
 
 def are_numbers(labels: Iterable[str]) -> bool:

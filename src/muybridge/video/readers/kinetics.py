@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from muybridge.errors import BadInput
-from muybridge.video.readers.found import Entry, Found, Gathering, Place, half_of, settled, words_of
+from muybridge.video.readers.found import Entry, Found, Gathering, Place, half_of, words_of
 from muybridge.video.readers.plain import are_lists, of_lists
 from muybridge.video.readers.tables import Row, header_of, read_columns, read_list
 
@@ -23,7 +23,7 @@ def official_files(place: Place) -> list[Path]:
 
 def official(place: Place) -> Found:
     """`train.csv` and `validate.csv`: `label,youtube_id,time_start,time_end,split`."""
-    gathering, written = Gathering(place), set[str]()
+    gathering = Gathering(place)
     lists = place.halves(official_files(place), "list")
     if not lists:
         raise BadInput(f"{place} holds no csv file with the column youtube_id; expected train.csv and validate.csv.")
@@ -44,13 +44,12 @@ def official(place: Place) -> Found:
             if label not in below:
                 own = ("", label, label.replace(" ", "_"))
                 below[label] = [os.path.join(folder, name) for folder in folders for name in own]
-            written.add(label)
             path = place.shelf.by_stem(stems, below[label])
             if path is None:
                 gathering.lacks(half, stems[0], label, f"{half}/{label}/{stems[0]}.mp4")
             else:
                 gathering.add(half, Entry(path, stems[0], label, where))
-    return gathering.done(settled(written, place.class_names(), _likeliest(place)))
+    return gathering.done(place.class_names(), _likeliest(place))
 
 
 def lists_of_710(place: Place) -> list[Path]:
@@ -107,7 +106,7 @@ def _stems(youtube: str, start: str, end: str) -> list[str]:
     """What the file of a video may be called."""
     try:
         begin, stop = int(float(start)), int(float(end))
-    except ValueError:
+    except (ValueError, OverflowError):
         return [youtube]
     return [f"{youtube}_{begin:06d}_{stop:06d}", youtube, f"{youtube}_{begin}_{stop}"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from muybridge.errors import BadInput
 from muybridge.video.labels import known_labels
-from muybridge.video.readers.found import Entry, Found, Gathering, Place, half_of, settled, words_of
+from muybridge.video.readers.found import Entry, Found, Gathering, Place, half_of, words_of
 from muybridge.video.readers.tables import beginning, lines_of, read_json
 
 RATE = 12.0  # frames a second, of the pictures of v1 and Jester and of the videos of v2
@@ -22,7 +22,7 @@ def v2_files(place: Place) -> list[Path]:
 
 def v2(place: Place) -> Found:
     """`train.json` and `validation.json` with templates, or with `label_idx` as DiST has them."""
-    gathering, written = Gathering(place), set[str]()
+    gathering = Gathering(place)
     lists = place.halves(v2_files(place), "list")
     if not lists:
         tests = [file for file in place.files if file.suffix.lower() == ".json" and half_of(file)]
@@ -34,9 +34,8 @@ def v2(place: Place) -> Found:
         gathering.begin(half, file)
         for where, name, label, is_number in _v2_rows(file):
             numbers |= is_number
-            written.add(label)
             _add(gathering, half, name, label, where, folders)
-    return gathering.done(settled(written, place.class_names(), ["something-something-v2"], numbers), numbers)
+    return gathering.done(place.class_names(), ["something-something-v2"], numbers)
 
 
 def _v2_rows(file: Path) -> Iterator[tuple[str, str, str, bool]]:
@@ -77,7 +76,7 @@ def jester(place: Place) -> Found:
 
 def _semicolons(place: Place, files: list[Path], known: str, folder: str) -> Found:
     files = files or _semicolon_files(place)
-    gathering, written = Gathering(place), set[str]()
+    gathering = Gathering(place)
     # Test lists have no labels; where there is a validation half they are not looked at.
     lists = place.halves(files, "list")
     if not lists:
@@ -89,9 +88,8 @@ def _semicolons(place: Place, files: list[Path], known: str, folder: str) -> Fou
             name, mark, label = line.partition(";")
             if not mark or not label.strip():
                 raise BadInput(f"{file}:{number} is {line!r}; expected id;label. The test half has no labels.")
-            written.add(label.strip())
             _add(gathering, half, name.strip(), label.strip(), f"{file}:{number}", folders)
-    return gathering.done(settled(written, place.class_names(), [known]), rate=RATE)
+    return gathering.done(place.class_names(), [known], rate=RATE)
 
 
 def _add(gathering: Gathering, half: str, name: str, label: str, where: str, folders: list[str]) -> None:

@@ -94,7 +94,7 @@ def read_json(file: Path) -> Any:
         raise MissingFile(f"There is no file {file}.")
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # No UTF-8, no JSON, or a number of thousands of digits.
         raise BadInput(f"{file} is not a JSON file: {error}.") from error
 
 
@@ -124,8 +124,12 @@ def read_columns(file: Path, *needed: str) -> Iterator[tuple[str, Row]]:
         yield f"{file}:{number}", fields
 
 
-def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(file: Path, errors: str = "strict") -> Iterator[tuple[int, list[str]]]:
     """The rows of a csv file that are not empty, with the numbers of their lines.
+
+    Args:
+        file: separated by commas, semicolons or tabs.
+        errors: what is done about bytes that are no text, as `open` takes it.
 
     Raises:
         MissingFile: there is no such file.
@@ -135,7 +139,7 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise MissingFile(f"There is no file {file}.")
     try:
         line = next((line for line in beginning(file).splitlines() if line.strip()), "")
-        with open(file, encoding="utf-8-sig", newline="") as stream:
+        with open(file, encoding="utf-8-sig", errors=errors, newline="") as stream:
             reader = csv.reader(stream, delimiter=_delimiter(file, line) or ",", strict=True)
             yield from ((reader.line_num, row) for row in reader if row and any(field.strip() for field in row))
     except UnicodeDecodeError as error:
@@ -258,7 +262,7 @@ def _read_json_list(file: Path) -> Iterator[tuple[str, Row]]:
         for number, line in lines_of(file):
             try:
                 entries.append((f"{file}:{number}", json.loads(line)))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadInput(f"{file}:{number} is not JSON: {error}.") from error
     else:
         content = read_json(file)
