@@ -1,8 +1,16 @@
-"""The order of samples: from seed and epoch only, the same with and without a cache, from any place on."""
+"""The order of samples: from seed and epoch only, the same with and without a cache, from any place on; workers die."""
 
+import ctypes
+import os
+import signal
+import time
+
+import pytest
 import torch
 
-from muybridge.engine.batches import FeatureBatches, batch_keys, epoch_order
+from muybridge.engine.batches import FeatureBatches, VideoBatches, batch_keys, epoch_order
+from muybridge.errors import BadInput, VideoError
+from muybridge.structures import Item, SourceArgs
 
 
 def test_order_is_a_permutation_of_its_own_for_every_seed_and_epoch():
@@ -43,3 +51,63 @@ def test_a_batch_without_a_readable_video_has_no_inputs():
     (batch,) = batches.epoch(0)
     assert batch.inputs is None
     assert len(batch.labels) == 0
+
+
+class Deadly:
+    """Stands in for a data set of videos: reading one of them ends the process, or never comes back."""
+
+    def __init__(self, index, how):
+        self.items = [Item(f"/videos/{i}.mp4", 0, f"{i}.mp4") for i in range(8)]
+        self.source = SourceArgs()
+        self.index, self.how = index, how
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, key):
+        if key[1] == self.index:
+            self.how()
+        return {"index": key[1], "label": 0, "video": torch.zeros(1)}
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    # Python does not answer to signals within this call of C.
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def refuse():
+    raise BadInput("no such decoder")
+
+
+@pytest.mark.parametrize(
+    ("how", "why"), [(kill, r"that was reading it died \(SIGKILL\)"), (hang, "did not come back within 1 s")]
+)
+def test_a_worker_that_dies_or_hangs_is_named_with_its_file(how, why):
+    batches = VideoBatches(Deadly(5, how), 2, workers=1)
+    batches._watched.limit = 1.0
+    with pytest.raises(VideoError, match=why) as caught:
+        list(batches.epoch(0))
+    assert caught.value.path == "/videos/5.mp4"
+    assert "muybridge data check" in caught.value.reason
+
+
+def test_a_worker_that_dies_does_not_disturb_what_the_main_process_does():
+    batches = VideoBatches(Deadly(7, kill), 2, workers=1)
+    epoch = batches.epoch(0)
+    next(epoch)
+    # By then the worker is dead; torch alone would raise its error here.
+    for _ in range(100):
+        time.sleep(0.01)
+    with pytest.raises(VideoError, match="7.mp4"):
+        list(epoch)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_the_whole_data_set_keep_their_sentence(workers):
+    with pytest.raises(BadInput) as caught:
+        list(VideoBatches(Deadly(0, refuse), 2, workers=workers).epoch(0))
+    assert str(caught.value) == "no such decoder"

@@ -58,7 +58,7 @@ class Film:
         group: pictures from a keyframe to the next.
         parameters: of x264 or x265.
         turn: (degrees counter-clockwise, mirrored, upended) by which a player sets the stored picture upright.
-        edit: (first frame shown, how many): by an edit list that begins within a group of pictures.
+        edit: (first frame shown, how many): by an edit list.
     """
 
     name: str
@@ -101,6 +101,8 @@ FILMS = [
     Film("varying_rate.mp4", parameters=B_FRAMES, varying_rate=True),
     Film("varying_rate.mkv", parameters=B_FRAMES, varying_rate=True),
     Film("edited.mp4", parameters=B_FRAMES, edit=(17, 30), shown=range(17, 47)),
+    Film("edited_at_keyframe.mp4", parameters=B_FRAMES, edit=(24, 30), shown=range(24, 54)),
+    Film("large.mp4", size=(2160, 3840), shown=range(3), options={"preset": "ultrafast"}, parameters="keyint=2"),
     Film("index_first.mp4", parameters=B_FRAMES, container={"movflags": "faststart"}),
     Film("fragments.mp4", parameters=B_FRAMES, container={"movflags": "frag_keyframe+empty_moov"}),
     Film("lossless.mp4", options={"crf": "0"}, parameters=B_FRAMES),

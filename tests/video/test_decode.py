@@ -36,7 +36,7 @@ def test_any_frames_are_those_of_decoding_in_order(film, film_path, film_frames)
     plain, draws = film_frames(film.name), random.Random(film.name)
     with open_video(film_path(film.name)) as video:
         # In one open video, so that each reading begins where the one before has left the decoder.
-        for _ in range(12):
+        for _ in range(12 if len(plain) > 3 else 2):
             indices = draws.choices(range(len(plain)), k=draws.choice([1, 2, 5, 8]))
             np.testing.assert_array_equal(video.read(indices), plain[indices], err_msg=str(indices))
 
@@ -456,6 +456,30 @@ def test_h264_of_any_settings(seed, tmp_path):
     parameters = ":".join(f"{name}={draws.choice(values)}" for name, values in choices.items())
     name = f"any.{draws.choice(['mp4', 'mkv'])}"
     path = write(tmp_path, Film(name, parameters=parameters + ":scenecut=0", options={"preset": "veryfast"}))
+    plain = decode_plainly(path)
+    with open_video(path) as video:
+        assert video._index is not None
+        for _ in range(15):
+            indices = draws.choices(range(60), k=draws.choice([1, 3, 8]))
+            np.testing.assert_array_equal(video.read(indices), plain[indices], err_msg=f"{parameters} {indices}")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hevc_of_any_settings(seed, tmp_path):
+    """As above."""
+    draws = random.Random(seed)
+    choices = {
+        "keyint": [20, 30, 250],
+        "bframes": [1, 3, 4],
+        "ref": [2, 4],
+        "b-pyramid": [0, 1],
+        "open-gop": [0, 1],
+        "b-adapt": [0, 2],
+        "weightb": [0, 1],
+    }
+    parameters = ":".join(["log-level=none", *(f"{name}={draws.choice(values)}" for name, values in choices.items())])
+    name = f"any.{draws.choice(['mp4', 'mkv'])}"
+    path = write(tmp_path, Film(name, "libx265", parameters=parameters, options={"preset": "ultrafast"}))
     plain = decode_plainly(path)
     with open_video(path) as video:
         assert video._index is not None

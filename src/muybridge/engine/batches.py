@@ -7,21 +7,28 @@ any number of workers, after any interruption, and with or without a cache.
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from muybridge.errors import BadInput
+from muybridge.engine.processes import Processes
+from muybridge.errors import BadInput, MuybridgeError, UnknownName, VideoError
 from muybridge.methods.base import Features
-from muybridge.video.dataset import VideoDataset, collate
+from muybridge.video.dataset import Batch as Samples
+from muybridge.video.dataset import Sample, VideoDataset, collate
 
 Key = tuple[int, int, int]
+ALONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class Batch:
 
 
 class Batches(Protocol):
-    """A source of batches: `VideoBatches` or `FeatureBatches`."""
+    """A source of batches: `VideoBatches`, `FeatureBatches` or `StoredBatches`."""
+
+    processes: Processes
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -61,19 +70,52 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     return [int(index) for index in order]
 
 
-def batch_keys(count: int, batch_size: int, seed: int, epoch: int, fixed_views: int = 0) -> list[list[Key]]:
-    """The keys of an epoch's batches; the last batch may be smaller.
+def epoch_batches(
+    count: int, batch_size: int, seed: int | None, epoch: int, processes: Processes = ALONE
+) -> list[list[int]]:
+    """The positions in each of an epoch's batches.
+
+    Of several processes each gets its share of every batch: W processes with batches of B samples train on what one
+    process with batches of W * B trains on. The last batch may be smaller; it is shared out too, so that a process may
+    have nothing of it. In evaluation whole batches are dealt, so that scores are those of one process to the bit.
 
     Args:
         count: samples in the data set.
-        batch_size: samples in a batch.
-        seed: of the order and of every draw.
+        batch_size: samples in a batch of one process.
+        seed: of the order; None: in order, for evaluation.
         epoch: from 0.
+        processes: which of how many this is.
+    """
+    if seed is None:
+        starts = range(0, count, batch_size)[processes.rank :: processes.count]
+        return [list(range(i, min(i + batch_size, count))) for i in starts]
+    order, whole = epoch_order(count, seed, epoch), batch_size * processes.count
+    batches = [order[i : i + whole] for i in range(0, count, whole)]
+    rank, of = processes.rank, processes.count
+    return [batch[len(batch) * rank // of : len(batch) * (rank + 1) // of] for batch in batches]
+
+
+def batches_in_epoch(count: int, batch_size: int, seed: int | None, processes: Processes = ALONE) -> int:
+    """How many batches `epoch_batches` has."""
+    if seed is None:
+        return len(range(0, count, batch_size)[processes.rank :: processes.count])
+    return -(-count // (batch_size * processes.count))
+
+
+def batch_keys(
+    count: int, batch_size: int, seed: int, epoch: int, fixed_views: int = 0, processes: Processes = ALONE
+) -> list[list[Key]]:
+    """The keys of an epoch's batches.
+
+    Args:
+        count, batch_size, epoch, processes: as `epoch_batches`.
+        seed: of the order and of every draw.
         fixed_views: 0: fresh draws every epoch; K: draw `epoch` modulo K of K fixed ones.
     """
-    order = epoch_order(count, seed, epoch)
-    keys = [(0, i, epoch % fixed_views) if fixed_views else (epoch, i, 0) for i in order]
-    return [keys[i : i + batch_size] for i in range(0, count, batch_size)]
+    return [
+        [(0, i, epoch % fixed_views) if fixed_views else (epoch, i, 0) for i in batch]
+        for batch in epoch_batches(count, batch_size, seed, epoch, processes)
+    ]
 
 
 class _Plan(Sampler[list[Key]]):
@@ -88,9 +130,75 @@ class _Plan(Sampler[list[Key]]):
         return len(self.batches)
 
 
-def _ignore_interrupt(worker: int) -> None:
+class _Watched(Dataset[Sample]):
+    """A data set whose workers leave word of what they are reading, and end themselves when they hang.
+
+    Reading gives up by itself after `seconds`, but for a decoder that does not come back. The system's clock then ends
+    the process, also within C code.
+    """
+
+    def __init__(self, dataset: VideoDataset, workers: int) -> None:
+        self.dataset = dataset
+        # Opening and reading may each take as long as is allowed; the rest is for what is done with the frames.
+        self.limit = 2 * dataset.source.seconds + 60 if dataset.source.seconds else 0.0
+        # For each worker: process, and position in the data set; -1: none.
+        self.words = multiprocessing.RawArray("q", [0, -1] * workers)
+        self.children: list[BaseProcess] = []
+
+    def __getitem__(self, key: Key) -> Sample:
+        worker = get_worker_info()
+        if worker is None:
+            return self.dataset[key]
+        self.words[2 * worker.id + 1] = key[1]
+        _alarm(self.limit)
+        try:
+            return self.dataset[key]
+        finally:
+            _alarm(0)
+            self.words[2 * worker.id + 1] = -1
+
+    def death(self, wait: float = 1.0) -> MuybridgeError | None:
+        """The error for a worker that is dead, or dies within `wait` seconds; None: all are alive."""
+        end = time.monotonic() + wait
+        workers = [child for child in self.children if child.pid in self.words[::2]]
+        while not (dead := {child.pid: child.exitcode for child in workers if not child.is_alive()}):
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.05)
+        for process, position in zip(self.words[::2], self.words[1::2], strict=True):
+            if process in dead and position >= 0:
+                item, code = self.dataset.items[position], dead[process] or 0
+                if -code == signal.SIGALRM:
+                    why = f"the decoder did not come back within {self.limit:g} s, so its process was ended"
+                else:
+                    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                    why = f"the process that was reading it died ({how}): it crashes the decoder, or memory ran out"
+                return VideoError(
+                    item.path if item.name in item.path else f"{item.path} ({item.name})",
+                    f"{why}. Leave it out of the data set (`muybridge data check` finds such files), or read with "
+                    "fewer train.workers if memory is short",
+                )
+        return BadInput(
+            "A process that reads videos died while it was not reading: memory ran out, or something ended it. "
+            "Try fewer train.workers."
+        )
+
+
+def _alarm(seconds: float) -> None:
+    """The process ends after this time; 0: it does not."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _begin_worker(worker: int) -> None:
     # Ctrl-C reaches every process of the terminal; the main one finishes its step and saves before it ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    info = get_worker_info()
+    assert info is not None
+    assert isinstance(info.dataset, _Watched)
+    info.dataset.words[2 * worker] = multiprocessing.current_process().pid or 0
 
 
 class VideoBatches:
@@ -102,6 +210,9 @@ class VideoBatches:
         seed: of the order; None: in order, for evaluation.
         fixed_views: see `batch_keys`.
         workers: processes that decode.
+
+    Attributes:
+        processes: whose share of the batches this is; by default there is one process.
     """
 
     def __init__(
@@ -111,41 +222,79 @@ class VideoBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.fixed_views = fixed_views
+        self.processes = ALONE
         self._plan = _Plan()
+        self._watched = _Watched(dataset, workers)
         self._loader = DataLoader(
-            dataset,
+            self._watched,
             batch_sampler=self._plan,
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_begin_worker,
             # A generator of its own: the loader draws a number at the start of every epoch, which must not move the
             # global one that dropout uses.
             generator=torch.Generator(),
         )
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        return batches_in_epoch(len(self.dataset), self.batch_size, self.seed, self.processes)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
+        count, size = len(self.dataset), self.batch_size
         if self.seed is None:
-            keys: list[Key] = [(0, i, 0) for i in range(len(self.dataset))]
-            batches = [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
+            batches: list[list[Key]] = [
+                [(0, i, 0) for i in batch] for batch in epoch_batches(count, size, None, epoch, self.processes)
+            ]
         else:
-            batches = batch_keys(len(self.dataset), self.batch_size, self.seed, epoch, self.fixed_views)
-        return self.read(batches[start:])
+            batches = batch_keys(count, size, self.seed, epoch, self.fixed_views, self.processes)
+        batches = batches[start:]
+        yield from self.read([keys for keys in batches if keys])
+        if batches and not batches[-1]:  # a share of the last batch without a video
+            nothing = torch.zeros(0, dtype=torch.long)
+            yield Batch(None, nothing, nothing, {})
 
     def read(self, batches: list[list[Key]]) -> Iterator[Batch]:
-        """The batches of these keys."""
+        """The batches of these keys.
+
+        Raises:
+            VideoError: a worker died, or hung, while it was reading this file.
+            BadInput, UnknownName: what the data set raises; or a worker died for another reason.
+        """
         self._plan.batches = batches
         try:
-            for samples in self._loader:
+            iterator = _quietly(self._loader)
+            self._watched.children = list(multiprocessing.active_children())
+            for samples in iterator:
                 yield Batch(samples["video"], samples["label"], samples["index"], samples["errors"])
-        except BadInput as error:
+        except (BadInput, UnknownName) as error:
             # A worker's error arrives with its traceback in front; the sentence is the last line.
-            raise BadInput(str(error).strip().splitlines()[-1].removeprefix("muybridge.errors.BadInput: ")) from None
+            kind = type(error)
+            raise kind(
+                str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__name__}: ")
+            ) from None
+        except (RuntimeError, OSError, EOFError):
+            # Torch's own word for it; or what the worker has sent before cannot be fetched from it any more.
+            death = self._watched.death()
+            if death is None:
+                raise
+            raise death from None
+
+
+def _quietly(loader: DataLoader[Sample]) -> Iterator[Samples]:
+    """The loader's iterator, which tells of a dead worker when the next batch is due.
+
+    Else torch raises its error at once, in the midst of whatever the main process does.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before)
+    return iterator
 
 
 class FeatureBatches:
@@ -157,6 +306,9 @@ class FeatureBatches:
         errors: videos without features, by index.
         batch_size, seed: as `VideoBatches`.
         views: K fixed views of every video.
+
+    Attributes:
+        processes: as `VideoBatches`.
     """
 
     def __init__(
@@ -174,20 +326,15 @@ class FeatureBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.views = views
+        self.processes = ALONE
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        return batches_in_epoch(len(self.labels), self.batch_size, self.seed, self.processes)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
-        count = len(self.labels)
-        if self.seed is None:
-            order = list(range(count))
-        else:
-            order = epoch_order(count, self.seed, epoch)
         view = epoch % self.views
-        for i in range(start * self.batch_size, count, self.batch_size):
-            chosen = order[i : i + self.batch_size]
+        for chosen in epoch_batches(len(self.labels), self.batch_size, self.seed, epoch, self.processes)[start:]:
             good = torch.tensor([index for index in chosen if index not in self.errors], dtype=torch.long)
             rows = good * self.views + view
             inputs = {name: tensor[rows] for name, tensor in self.features.items()} if len(good) else None
