@@ -36,16 +36,18 @@ SIX = tuple(name for name in CLASSES if any(name in pair for pair in list(PAIRS.
 SHIFTS = "-1:64,+1:64,-2:64,+2:64"
 # Far fewer steps than published: alignments before the last four blocks only, nothing that slows them down.
 ILA = {"layers": 4, "dropout": 0.0, "auxiliary_weight": 0.1}
-# The last four blocks tapped; 16 dense frames, so that 8 are sparse.
-DIST = {"layers": (8, 9, 10, 11), "pooling_layers": 2}
+# Four late blocks tapped; 16 dense frames, so that 8 are sparse; temporal embeddings that can be seen from the start.
+DIST = {"layers": (7, 8, 9, 10), "pooling_layers": 2, "temporal_embedding_std": 1.0}
 FRAMES = {"dist": 16}
+# DiST reads pixels with what it trains, and learns 240 videos by heart if they never move.
+CROPS = {"dist": Transform(size=(84, 84), crop="random", resize=98)}
 # Method -> its options and how it is trained; what depends on frozen weights only is computed once.
 SETTINGS = {
     "probe": ({}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
     "evl": ({"layers": 4}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
     "dist": (
         DIST,
-        TrainArgs(epochs=20, batch_size=8, lr=3e-4, warmup=1, precision="bf16", fixed_views=1, cache="memory"),
+        TrainArgs(epochs=28, batch_size=8, lr=3e-4, warmup=1, precision="bf16", evaluate_every=4),
     ),
     "zeroi2v": (
         {"shifts": SHIFTS},
@@ -95,7 +97,7 @@ def run(method: str, seed: int, folder: Path, videos: Path, changes: dict[str, o
         options=options,
         data=str(videos),
         sampling=Sampling(frames=FRAMES.get(method, 8)),
-        transform=Transform(size=(84, 84), crop="center"),
+        transform=CROPS.get(method, Transform(size=(84, 84), crop="center")),
         train=args,
     )
     source = read_source(videos)

@@ -44,7 +44,15 @@ from torch import Tensor, nn
 
 from muybridge.backbones.vit import ViT
 from muybridge.errors import BadInput
-from muybridge.methods.base import Features, Method, check_dropout, fold_frames, stretch, unfold_frames
+from muybridge.methods.base import (
+    Features,
+    Method,
+    check_dropout,
+    fold_frames,
+    graph_where_trained,
+    stretch,
+    unfold_frames,
+)
 from muybridge.methods.heads import HeadKind, LinearHead, TextHead, choose_head, label_width
 from muybridge.methods.integration import (
     NORM_EPS,
@@ -79,6 +87,9 @@ class DiSTConfig:
         zero_shot: half of the logits come from the backbone's own image features, in evaluation; text head only.
         dropout: before a linear head's map, in training.
         pooling_heads: attention heads of the pooling; they divide D; 0: D / 64, as published.
+        temporal_embedding_std: standard deviation of the pooling's temporal embeddings before training; 0.02 as
+            published. With 1, about as large as what it is added to, heads of the pooling look at different times from
+            the start, and little data suffice to learn the order of the frames (`benchmarks/train_methods.py`).
     """
 
     ratio: int = 2
@@ -95,6 +106,7 @@ class DiSTConfig:
     zero_shot: bool = False
     dropout: float = 0.0
     pooling_heads: int = 0
+    temporal_embedding_std: float = 0.02
 
     def __post_init__(self) -> None:
         for name in ("ratio", "width", "temporal_width", "pooling_layers"):
@@ -121,6 +133,10 @@ class DiSTConfig:
         if any(block < 0 for block in self.layers) or list(self.layers) != sorted(set(self.layers)):
             raise BadInput(f"dist.layers is {list(self.layers)}; expected block numbers from 0, ascending.")
         check_dropout(self.dropout, "dist")
+        if not (0 <= self.temporal_embedding_std < math.inf):
+            raise BadInput(
+                f"dist.temporal_embedding_std is {self.temporal_embedding_std:g}; expected 0 or more, such as 0.02."
+            )
 
     @property
     def heads(self) -> int:
@@ -247,7 +263,8 @@ class DiST(Method):
                 nn.init.xavier_uniform_(module.qkv.weight)
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2] in NOT_DECAYED and not name.startswith("backbone."):
-                nn.init.trunc_normal_(parameter, std=0.02)
+                std = self.config.temporal_embedding_std if name.endswith("temporal_embedding") else 0.02
+                nn.init.trunc_normal_(parameter, std=std, a=-max(2.0, 2 * std), b=max(2.0, 2 * std))
 
     def forward(self, video: Tensor) -> Output:
         """video: [B, F, 3, H, W], normalised -> logits [B, K].
@@ -275,6 +292,10 @@ class DiST(Method):
             features["image_features"] = image_features
         return features
 
+    def frozen_key(self) -> dict[str, Any]:
+        """Which frames are sparse, which blocks are tapped, and whether image features are wanted."""
+        return {"ratio": self.config.ratio, "layers": self.tapped, "zero_shot": self.config.zero_shot}
+
     def readout(self, features: Features) -> Output:
         """What `frozen` returns -> logits [B, K]."""
         hidden = self._embed(features["video"], features["taps"].unbind(1))
@@ -295,7 +316,7 @@ class DiST(Method):
         taps, _ = self._tap(video)
         return self._project(self._embed(video, taps))
 
-    @torch.no_grad()
+    @graph_where_trained
     def _tap(self, video: Tensor) -> tuple[Sequence[Tensor], Tensor | None]:
         """Tokens [B, T, 1 + P, W] of each tapped block; with `zero_shot` the image features [B, T, E]."""
         self.check_video(video)
@@ -304,7 +325,7 @@ class DiST(Method):
         last = self.backbone.config.depth - 1 if self.config.zero_shot else self.tapped[-1]
         taps = []
         for i, block in enumerate(self.backbone.blocks[: last + 1]):
-            x = block(x)
+            x = self.through(block, x)
             self.record(f"block.{i}", x)
             if i in self.tapped:
                 taps.append(unfold_frames(self._rows(x), self.sparse).to(self.video_token.dtype))
@@ -363,10 +384,9 @@ class DiST(Method):
         """As `Method`; the learned tokens and temporal embeddings are not decayed either, as the authors intended."""
         decayed: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                plain = parameter.ndim <= 1 or name.rpartition(".")[2] in NOT_DECAYED
-                (others if plain and not args.decay_all else decayed).append(parameter)
+        for name, parameter in self.trained_parameters():
+            plain = parameter.ndim <= 1 or name.rpartition(".")[2] in NOT_DECAYED
+            (others if plain and not args.decay_all else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
         return [{**group, "lr": args.lr} for group in groups if group["params"]]
 

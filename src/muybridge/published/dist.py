@@ -175,6 +175,7 @@ def _config(
         head=told.value("head", found="text", auto="auto"),
         zero_shot=told.value("zero_shot", "zero_shot_fusion", default=False),
         dropout=told.value("dropout", default=0.0),
+        temporal_embedding_std=told.value("temporal_embedding_std", default=0.02),
         pooling_heads=told.value("pooling_heads", default=0),
     )
     return config, told.value("frames", "num_input_frames", found=frames)
