@@ -127,6 +127,21 @@ class SourceArgs:
 
 
 @dataclass(frozen=True)
+class InitArgs:
+    """A trained video model to start from, in place of fresh parameters.
+
+    Attributes:
+        model: a run folder, a file of a model, or a published recipe whose file is at hand; empty: none.
+        keep_classes: keep what the model knows of the classes that it shares with the data set, by name.
+        interpolate: allow another number of frames or another size than the model has; tables are interpolated.
+    """
+
+    model: str = ""
+    keep_classes: bool = False
+    interpolate: bool = False
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Which frames of a video are looked at.
 
@@ -220,7 +235,8 @@ class TrainArgs:
     """How a method is trained.
 
     Attributes:
-        epochs: passes over the training videos.
+        epochs: passes over the training videos; 0 or `auto`: from the number of videos and the batch, so that few
+            videos are seen often enough (docs/training.md).
         batch_size: videos in one optimiser step of one process, before `accumulate`.
         accumulate: batches whose gradients are added up before a step.
         lr: peak learning rate of AdamW.
@@ -234,24 +250,40 @@ class TrainArgs:
         min_lr: where the cosine ends.
         clip_grad: largest norm of all gradients; 0: no clipping.
         label_smoothing: of the cross entropy.
+        class_weights: of the cross entropy, where some classes have more videos than others: `balanced`: inverse to a
+            class's number of videos; `effective`: the same less steeply (Cui et al., CVPR 2019, beta 0.999).
+        balanced_sampling: every class is seen equally often; videos of small classes come several times an epoch.
+        unfreeze: which of the backbone is trained too: `none`, the `last:N` blocks, or `all`.
+        backbone_lr: peak learning rate of what is unfrozen.
+        layer_decay: factor on `backbone_lr` for each block further from the end; 1: the same for all.
         mixup: alpha of mixup, each video blended with another of its batch; 0: off.
         cutmix: alpha of cutmix, a box of another video of the batch, the same in all frames; 0: off.
         mix_probability: share of batches that are mixed, if `mixup` or `cutmix` is on.
         cutmix_share: share of the mixed batches that are cut, where both are on.
+        ema: decay of a moving average of the weights, which is then what is evaluated and saved; 0: none.
         precision: `auto`: fp32 on CPU, bf16 on CUDA that has it, else fp16 with a loss scaler.
+        checkpoint_activations: keep only the inputs of the backbone's blocks that gradients pass through and compute
+            the rest again on the way back: less memory, more time. Nothing changes where the backbone is only read
+            (evl, dist, probe, unless it is unfrozen).
         fixed_views: 0: fresh random draws every epoch; K: K fixed draws per video, epoch e uses draw e modulo K.
         cache: compute what depends on frozen weights once and train on it (needs `fixed_views` >= 1): kept in
             `memory`, or on `disk` for later trainings too.
         cache_folder: where features are kept on disk; empty: `features` in the user's cache of muybridge.
         cache_precision: of features on disk: `half` (fp16) or `full`; those in memory are as they were computed.
         evaluate_every: epochs between two evaluations on the validation videos.
+        patience: stop after so many evaluations without a better one; 0: train to the end.
+        tracker: where figures are sent besides `metrics.jsonl`: `tensorboard` (into the run folder), `trackio` or
+            `wandb`, each a library to be installed.
+        save_every: minutes between two checkpoints within an epoch, besides those after every epoch; 0: none.
+        skip_bad_steps: how many steps of the run may be left out because their loss or gradients are not finite; with
+            0 the first one stops it.
         bad_share: the run stops when more than this share of the training videos cannot be decoded.
         slim: leave a frozen backbone's weights out of the saved model; loading then fetches them and checks their hash.
         workers: processes that decode videos.
         seed: of every random draw.
     """
 
-    epochs: int = 30
+    epochs: int = 0
     batch_size: int = 16
     accumulate: int = 1
     lr: float = 4e-4
@@ -264,16 +296,27 @@ class TrainArgs:
     min_lr: float = 0.0
     clip_grad: float = 0.0
     label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced", "effective"] = "none"
+    balanced_sampling: bool = False
+    unfreeze: str = "none"
+    backbone_lr: float = 1e-5
+    layer_decay: float = 1.0
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_probability: float = 1.0
     cutmix_share: float = 0.5
+    ema: float = 0.0
     precision: Precision = "auto"
+    checkpoint_activations: bool = False
     fixed_views: int = 0
     cache: Literal["none", "memory", "disk"] = "none"
     cache_folder: str = ""
     cache_precision: Literal["half", "full"] = "half"
     evaluate_every: int = 1
+    patience: int = 0
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    save_every: float = 10.0
+    skip_bad_steps: int = 0
     bad_share: float = 0.05
     slim: bool = False
     workers: int = 2
@@ -291,6 +334,7 @@ class Recipe:
         weights: a file with the backbone's weights; empty: the table's source.
         data: folder or list of videos.
         source: how they are found and read.
+        init: a trained model to start from.
         sampling: which frames.
         transform: how frames become the model's input.
         train: how it is trained.
@@ -303,6 +347,7 @@ class Recipe:
     weights: str = ""
     data: str = ""
     source: SourceArgs = SourceArgs()
+    init: InitArgs = InitArgs()
     sampling: Sampling = Sampling()
     transform: Transform = Transform()
     train: TrainArgs = TrainArgs()
@@ -319,6 +364,7 @@ class ModelSpec:
         backbone: the backbone's name in the table, or `custom`.
         backbone_config: every field of its `ViTConfig`.
         backbone_sha256: of the backbone's weights, see `backbone_sha256`.
+        own_backbone: the backbone was trained with the model, so that its weights are published nowhere else.
         labels: class names by index.
         sampling: which frames.
         transform: how frames become the model's input.
@@ -334,3 +380,4 @@ class ModelSpec:
     sampling: Sampling
     transform: Transform
     text_config: dict[str, Any] = field(default_factory=dict)
+    own_backbone: bool = False

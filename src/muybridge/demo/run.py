@@ -231,7 +231,7 @@ class _Shuffled(Batches):
     """Batches of evaluation with the frames of every view in random order."""
 
     def __init__(self, batches: VideoBatches, seed: int) -> None:
-        self.batches, self.seed = batches, seed
+        self.batches, self.seed, self.processes = batches, seed, batches.processes
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -1,18 +1,20 @@
-"""The files of a run folder that hold tensors: `model.safetensors` (best) and `last/checkpoint.pt` (to resume).
+"""`model.safetensors`, a run's best model, and how files are written so that an interruption leaves the old one whole.
 
 `model.safetensors` is what people load: keys `backbone.*` in timm's names and `method.*`; its metadata tell everything
-that is needed to build the model again. Files from others are read the same way: safetensors, or `weights_only=True`.
-Files are written beside their place and then moved there, so that an interruption leaves the old one whole.
+that is needed to build the model again. Files are written beside their place and then moved there.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +23,7 @@ from safetensors.torch import save_file
 from muybridge.backbones.text import TextConfig, TextTower
 from muybridge.backbones.vit import ViT, ViTConfig
 from muybridge.backbones.weights import backbone_sha256, load_backbone
-from muybridge.errors import CheckpointError, MissingFile, key_difference
+from muybridge.errors import CheckpointError, MissingFile, MuybridgeError, key_difference
 from muybridge.methods import build_method
 from muybridge.methods.base import Method
 from muybridge.recipes.fields import from_dict, to_dict
@@ -29,20 +31,85 @@ from muybridge.structures import ModelSpec, Sampling, Transform
 
 FORMAT = "muybridge-1"
 MODEL = "model.safetensors"
-LAST = "last/checkpoint.pt"
+DISK_TROUBLE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS") if hasattr(errno, name)}
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a path beside `path`, then move the file there in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+class NotSaved(MuybridgeError, OSError):
+    """A file could not be written: the disk is full, or fails. What was there before is still there."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
+    """Call `write` with a path beside `path`, then move the file there in one step.
+
+    Args:
+        path: of the file.
+        write: is given where to write it.
+        keep: what the file that was there is called from then on; None: it goes.
+
+    Raises:
+        NotSaved: the disk is full or fails; nothing has changed.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            _keep(path, keep)
         os.replace(partial, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _disk_trouble(error)
+        if reason is None:
+            raise
+        raise NotSaved(f"{path} could not be written ({reason}).{_free(path)}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _keep(path: Path, other: Path) -> None:
+    """`path` gets a second name, so that there is no moment without it."""
+    beside = other.with_name(other.name + ".partial")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(path, beside)
+    except OSError:  # no hard links on this file system
+        os.replace(path, other)
+    else:
+        os.replace(beside, other)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Else a power failure may take back that the file was moved. Not every file system can do it.
+    if hasattr(os, "O_DIRECTORY"):
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _disk_trouble(error: Exception) -> str | None:
+    """What is the matter with the disk; None: something else is wrong."""
+    if isinstance(error, MuybridgeError):
+        return None
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in DISK_TROUBLE else None
+    # safetensors and torch write by themselves and tell in words.
+    text = (str(error).strip() or " ").splitlines()[0]
+    theirs = (
+        "os error" in text or "I/O" in text if isinstance(error, SafetensorError) else "PytorchStreamWriter" in text
+    )
+    return text if theirs or "inline_container" in text else None
+
+
+def _free(path: Path) -> str:
+    with suppress(OSError):
+        return f" {shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there."
+    return ""
 
 
 def model_spec(
@@ -68,11 +135,14 @@ def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False, 
         path: of the file.
         method: whose tensors are written.
         spec: what it is.
-        slim: leave a frozen backbone out; loading then fetches it and verifies its SHA-256.
+        slim: leave a frozen backbone out; loading then fetches it and verifies its SHA-256. One that was trained with
+            the model, or came with the one it started from, is kept: it may be nowhere else.
         text: a text tower to keep beside it, so that other class names can be given without a download.
     """
     tensors = {f"method.{key}": value for key, value in method.own_state().items()}
-    if not (slim and method.freezes_backbone):
+    if not method.freezes_backbone:
+        spec = replace(spec, backbone_sha256=backbone_sha256(method.backbone), own_backbone=True)
+    if not slim or spec.own_backbone:
         tensors |= {f"backbone.{key}": value for key, value in method.backbone.state_dict().items()}
     if text is not None:
         tensors |= {f"text.{key}": value for key, value in text.state_dict().items()}
@@ -180,26 +250,3 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], wha
     if difference:
         raise CheckpointError(f"{what}: {difference}.")
     module.load_state_dict(tensors)
-
-
-def save_last(folder: Path, state: dict[str, Any]) -> None:
-    """Write what a run needs to go on: tensors and plain values."""
-    write_atomically(folder / LAST, lambda partial: torch.save(state, partial))
-
-
-def load_last(folder: Path) -> dict[str, Any]:
-    """Read what `save_last` wrote.
-
-    Raises:
-        MissingFile: nothing to resume.
-        CheckpointError: damaged.
-    """
-    file = folder / LAST
-    if not file.is_file():
-        raise MissingFile(f"There is nothing to resume in {folder}: no {LAST}.")
-    try:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises a dozen kinds for a torn file; all mean the same to the reader.
-        raise CheckpointError(f"{file} is damaged and cannot be resumed ({type(error).__name__}: {error}).") from None
-    return state

@@ -9,6 +9,7 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from muybridge.engine.unfreeze import backbone_groups
 from muybridge.errors import unknown
 from muybridge.methods.base import Method
 from muybridge.structures import TrainArgs
@@ -17,9 +18,10 @@ Factor = Callable[[int], float]
 
 
 def make_optimizer(method: Method, args: TrainArgs) -> AdamW:
-    """AdamW over the method's trainable parameters."""
+    """AdamW over the method's trainable parameters, and those of its backbone that were unfrozen."""
     # Fast: the fused update is one pass over the parameters (CPU and CUDA both have it).
-    return AdamW(method.parameter_groups(args), lr=args.lr, betas=args.betas, fused=True)
+    groups = [*method.parameter_groups(args), *backbone_groups(method, args)]
+    return AdamW(groups, lr=args.lr, betas=args.betas, fused=True)
 
 
 def rate_factor(args: TrainArgs, steps_per_epoch: int, peak: float | None = None) -> Factor:

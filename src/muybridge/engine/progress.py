@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held so far, in GB; of the GPU if it computes on one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0.0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 1e9 if sys.platform == "darwin" else most * 1024 / 1e9
+
+
+def duration(seconds: float) -> str:
+    """A time in one unit, in words of two digits: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for unit, size, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48), ("days", 86400, float("inf"))):
+        if seconds / size < most:
+            return f"{seconds / size:.2g} {unit}" if seconds / size < 10 else f"{seconds / size:.0f} {unit}"
+    return "for ever"
 
 
 class Progress:

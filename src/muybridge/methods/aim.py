@@ -117,7 +117,7 @@ class AIM(Method):
         for i, (block, adapters) in enumerate(zip(self.backbone.blocks, self.adapters, strict=True)):
             assert isinstance(block, Block)
             assert isinstance(adapters, BlockAdapters)
-            x = self._block(block, adapters, x)
+            x = self.through(self._block, block, adapters, x)
             self.record(f"block.{i}", x)
         features = unfold_frames(self.backbone.summary(x, self.norm), self.frames)  # [B, T, D]
         self.record("frame_features", features)

@@ -7,12 +7,15 @@ line and the tests know `Method`, never a particular one. A new method is one fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields
-from typing import Any, ClassVar, Self
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, fields
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import resized
@@ -21,6 +24,22 @@ from muybridge.methods.heads import TextHead
 from muybridge.structures import Output, TrainArgs
 
 Features = dict[str, Tensor]
+Owner = TypeVar("Owner", bound="Method")
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+
+def graph_where_trained(
+    walk: Callable[Concatenate[Owner, Arguments], Answer],
+) -> Callable[Concatenate[Owner, Arguments], Answer]:
+    """Decorator of a method's walk over its backbone: no graph of a frozen one, the usual graph of one that trains."""
+
+    @functools.wraps(walk)
+    def walked(self: Owner, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freezes_backbone):
+            return walk(self, *args, **kwargs)
+
+    return walked
 
 
 class Method(nn.Module):
@@ -31,14 +50,16 @@ class Method(nn.Module):
     Attributes:
         Config: frozen dataclass of the method's own options, all with defaults.
         title: the paper, with venue and link.
-        freezes_backbone: no backbone parameter is trained.
+        freezes_backbone: no backbone parameter is trained; an instance whose backbone was unfrozen has False.
         takes_labels: its constructor has `label_features`, features of the class names to compare videos with.
+        checkpoint_activations: of what goes `through`, only the inputs are kept; for gradients it is computed again.
     """
 
     Config: ClassVar[type]
     title: ClassVar[str] = ""
-    freezes_backbone: ClassVar[bool] = True
+    freezes_backbone: bool = True
     takes_labels: ClassVar[bool] = False
+    checkpoint_activations: bool = False
 
     def __init__(
         self,
@@ -88,12 +109,33 @@ class Method(nn.Module):
         return self.readout(features)
 
     def frozen(self, video: Tensor) -> Features | None:
-        """What depends on frozen weights only, batch first, without a graph; None: nothing can be cached."""
+        """What depends on frozen weights only, batch first, without a graph; None: nothing can be cached.
+
+        Where the backbone was unfrozen it is the same with a graph, and must not be kept.
+        """
         return None
+
+    def frozen_key(self) -> dict[str, Any]:
+        """What `frozen` depends on besides backbone, frames and image size: cached features are known by it.
+
+        By default all options. A method that names fewer lets trainings that differ in the others share features; one
+        that names too few lets them read stale ones.
+        """
+        return asdict(self.config)
 
     def readout(self, features: Features) -> Output:
         """The rest: `forward(video) == readout(frozen(video))`."""
         raise NotImplementedError(f"{type(self).__name__} has no frozen features; call it with a video.")
+
+    def through(self, step: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """`step(*inputs)`, of which only the inputs are kept if `checkpoint_activations` is on.
+
+        For blocks that gradients pass through; not for what is changed by being computed twice, as batch norms are.
+        """
+        if self.checkpoint_activations and torch.is_grad_enabled() and self._trace is None:
+            kept: Tensor = checkpoint(step, *inputs, use_reentrant=False)
+            return kept
+        return step(*inputs)
 
     def trace(self, video: Tensor) -> dict[str, Tensor]:
         """`forward` with a recorder: name -> tensor of every step that the method records, and `logits`.
@@ -118,13 +160,20 @@ class Method(nn.Module):
             self._trace[name] = after - before
 
     def parameter_groups(self, args: TrainArgs) -> list[dict[str, Any]]:
-        """Optimiser groups over exactly the trainable parameters; vectors are decayed only with `decay_all`."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
+        """Optimiser groups over exactly `trained_parameters`; vectors are decayed only with `decay_all`."""
+        trainable = [parameter for _, parameter in self.trained_parameters()]
         groups = [
             {"params": [p for p in trainable if p.ndim > 1 or args.decay_all], "weight_decay": args.weight_decay},
             {"params": [p for p in trainable if p.ndim <= 1 and not args.decay_all], "weight_decay": 0.0},
         ]
         return [{**group, "lr": args.lr} for group in groups if group["params"]]
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and parameter of all that trains but an unfrozen backbone, which has optimiser groups of its own."""
+        unfrozen = type(self).freezes_backbone and not self.freezes_backbone
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and not (unfrozen and name.startswith("backbone.")):
+                yield name, parameter
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each epoch, 0 <= epoch < epochs, for what changes over a training."""
@@ -230,6 +279,16 @@ def text_head(method: Method) -> TextHead | None:
     """The head that compares videos with class names, if the method has one."""
     head = getattr(method, "head", None)
     return head if isinstance(head, TextHead) else None
+
+
+def check_cacheable(kind: type[Method]) -> None:
+    """Raise BadInput if nothing of a method depends on frozen weights only."""
+    if kind.frozen is Method.frozen:
+        raise BadInput(
+            f"Nothing of {kind.__name__} depends on frozen weights only, so there is nothing to cache: what it trains "
+            "lies within or between the backbone's blocks, and its gradients pass through them. Train with "
+            "--train.cache none."
+        )
 
 
 def check_dropout(dropout: float, owner: str) -> None:

@@ -275,7 +275,7 @@ class ILA(Method):
         for i, block in enumerate(self.backbone.blocks):
             assert isinstance(block, Block)
             if i < first:
-                x = block(x)
+                x = self.through(block, x)
                 continue
             layer = self.layers[i - first]
             assert isinstance(layer, AlignedLayer)
@@ -287,7 +287,8 @@ class ILA(Method):
             if self._trace is not None:
                 self.record_layer(i, layer.alignment, f, pairs, losses[-1], block(x))
             last = i == self.backbone.config.depth - 1
-            x = class_token_only(block, x) if last and self.reads_class_token else block(x)
+            short = last and self.reads_class_token
+            x = self.through(class_token_only, block, x) if short else self.through(block, x)
         return x, losses
 
     @property
@@ -326,9 +327,7 @@ class ILA(Method):
     def parameter_groups(self, args: TrainArgs) -> list[dict[str, Any]]:
         """Groups by `FACTORS`; vectors and the temporal embedding are decayed only with `decay_all`."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
+        for name, parameter in self.trained_parameters():
             parts = name.split(".")
             rate, decay = FACTORS[parts[2] if parts[0] == "layers" else parts[0]]
             if not args.decay_all and (parameter.ndim <= 1 or name.endswith("temporal_embedding")):

@@ -15,14 +15,20 @@ Trains: the head (norm and linear). Frozen: the backbone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from muybridge.backbones.vit import ViT
 from muybridge.errors import unknown
-from muybridge.methods.base import Features, Method, check_dropout, fold_frames, unfold_frames
+from muybridge.methods.base import (
+    Features,
+    Method,
+    check_dropout,
+    fold_frames,
+    graph_where_trained,
+    unfold_frames,
+)
 from muybridge.methods.heads import LinearHead
 from muybridge.structures import Output
 
@@ -58,14 +64,18 @@ class Probe(Method):
         width = backbone.config.width * (frames if config.pool == "concat" else 1)
         self.head = LinearHead(width, classes, config.dropout)
 
-    @torch.no_grad()
+    @graph_where_trained
     def frozen(self, video: Tensor) -> Features:
         """video [B, T, 3, H, W] -> {"summary": [B, T, D]}."""
         self.check_video(video)
         x = self.backbone.embed(fold_frames(video))
         for block in self.backbone.blocks:
-            x = block(x)
+            x = self.through(block, x)
         return {"summary": unfold_frames(self.backbone.summary(x), self.frames).float()}
+
+    def frozen_key(self) -> dict[str, Any]:
+        """No option changes what the backbone says."""
+        return {}
 
     def readout(self, features: Features) -> Output:
         """{"summary": [B, T, D]} -> logits [B, K]."""

@@ -136,11 +136,15 @@ class STAdapter(Method):
         for i, (block, adapters) in enumerate(zip(self.backbone.blocks, self.adapters, strict=True)):
             assert isinstance(block, Block)
             assert isinstance(adapters, BlockAdapters)
-            x = adapters.before_attention(x)
-            x = x + block.ls1(block.attn(block.norm1(x)))
-            x = adapters.before_mlp(x)
-            x = x + block.ls2(block.mlp(block.norm2(x)))
+            x = self.through(self._block, block, adapters, x)
             self.record(f"block.{i}", x)
         features = unfold_frames(self.backbone.summary(x, self.norm), self.frames)  # [B, T, D]
         self.record("frame_features", features)
         return Output(self.head(self.dropout(features.mean(dim=1))))
+
+    def _block(self, block: Block, adapters: BlockAdapters, x: Tensor) -> Tensor:
+        """x: [B * T, L, D] -> the same."""
+        x = adapters.before_attention(x)
+        x = x + block.ls1(block.attn(block.norm1(x)))
+        x = adapters.before_mlp(x)
+        return x + block.ls2(block.mlp(block.norm2(x)))

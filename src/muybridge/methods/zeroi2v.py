@@ -185,14 +185,14 @@ class ZeroI2V(Method):
         self.record("embedded", x)
         last = self.backbone.config.depth - 1
         for i in range(last):
-            x = self._block(i, x)
+            x = self.through(self._block, i, x)
             self.record(f"block.{i}", x)
         # Fast: where the class token alone is read, the last block's MLP, three of its adapters and most of its
         # attention are for that token only: 1/16 of ViT-B/16.
         short = self.backbone.config.pool == "token"
         if self._trace is not None:
             self.record(f"block.{last}", self._block(last, x))
-        x = self._block(last, x, class_only=short)
+        x = self.through(self._block, last, x, short)
         features = unfold_frames(self.backbone.summary(x, self.norm), self.frames)  # [B, T, D]
         self.record("frame_features", features)
         return Output(self.head(self.dropout(features.mean(dim=1))))
@@ -247,10 +247,9 @@ class ZeroI2V(Method):
     def parameter_groups(self, args: TrainArgs) -> list[dict[str, Any]]:
         """All is decayed, biases too, but the vectors per frame and the norm; the head learns at the full rate."""
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                decayed = args.decay_all or not name.startswith(("temporal_embedding", "norm."))
-                groups.setdefault((name.startswith("head."), decayed), []).append(parameter)
+        for name, parameter in self.trained_parameters():
+            decayed = args.decay_all or not name.startswith(("temporal_embedding", "norm."))
+            groups.setdefault((name.startswith("head."), decayed), []).append(parameter)
         return [
             {
                 "params": parameters,

@@ -7,10 +7,17 @@ import re
 from typing import get_args
 
 from muybridge.errors import BadInput
+from muybridge.methods import method_class
+from muybridge.methods.base import check_cacheable
 from muybridge.structures import RANDAUGMENT, Recipe, Step, Transform
 
 # Field -> smallest and largest value.
 RANGES = {
+    "source.fold": (1, math.inf),
+    "source.val_share": (0, 1),
+    "source.seconds": (0, math.inf),
+    "source.megapixels": (0, math.inf),
+    "source.megabytes": (0, math.inf),
     "sampling.frames": (1, math.inf),
     "sampling.stride": (1, math.inf),
     "sampling.views": (1, math.inf),
@@ -18,6 +25,7 @@ RANGES = {
     "transform.resize": (0, math.inf),
     "transform.resize_single": (0, math.inf),
     "transform.train_resize": (0, math.inf),
+    "transform.mean": (-1e3, 1e3),
     "transform.std": (1e-6, math.inf),
     "transform.scale": (1e-3, 1),
     "transform.ratio": (1e-2, 1e2),
@@ -26,7 +34,7 @@ RANGES = {
     "transform.color_jitter_probability": (0, 1),
     "transform.grayscale": (0, 1),
     "transform.erasing": (0, 1),
-    "train.epochs": (1, math.inf),
+    "train.epochs": (0, math.inf),
     "train.batch_size": (1, math.inf),
     "train.accumulate": (1, math.inf),
     "train.lr": (0, 1e6),
@@ -37,12 +45,18 @@ RANGES = {
     "train.min_lr": (0, 1e6),
     "train.clip_grad": (0, math.inf),
     "train.label_smoothing": (0, 0.999),
+    "train.backbone_lr": (0, 1e6),
+    "train.layer_decay": (1e-3, 1),
     "train.mixup": (0, math.inf),
     "train.cutmix": (0, math.inf),
     "train.mix_probability": (0, 1),
     "train.cutmix_share": (0, 1),
+    "train.ema": (0, 1 - 1e-9),
     "train.fixed_views": (0, math.inf),
     "train.evaluate_every": (1, math.inf),
+    "train.patience": (0, math.inf),
+    "train.save_every": (0, math.inf),
+    "train.skip_bad_steps": (0, math.inf),
     "train.bad_share": (0, 1),
     "train.workers": (0, 1024),
 }
@@ -53,13 +67,7 @@ def check(recipe: Recipe) -> None:
 
     The sentence names the field, its value, and what is expected.
     """
-    for name, (low, high) in RANGES.items():
-        group, field = name.split(".")
-        value = getattr(getattr(recipe, group), field)
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and not low <= number <= high:
-                expected = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-                raise BadInput(f"{name} is {number:g}; expected {expected}.")
+    check_ranges(recipe)
     for name in ("scale", "ratio"):
         low, high = getattr(recipe.transform, name)
         if low > high:
@@ -67,8 +75,39 @@ def check(recipe: Recipe) -> None:
     if recipe.sampling.crops not in (1, 3):
         raise BadInput(f"sampling.crops is {recipe.sampling.crops}; expected 1 (centre) or 3 (along the long side).")
     _check_transform(recipe.transform)
-    if recipe.train.cache == "memory":
+    blocks_to_unfreeze(recipe.train.unfreeze)
+    if recipe.train.balanced_sampling and recipe.train.class_weights != "none":
+        raise BadInput(
+            "train.balanced_sampling and train.class_weights both make up for classes of unequal size; "
+            "give one of them."
+        )
+    if recipe.train.cache != "none":
         _check_cache(recipe)
+
+
+def check_ranges(recipe: Recipe) -> None:
+    """Raise BadInput if a number of the recipe is outside of `RANGES`."""
+    for name, (low, high) in RANGES.items():
+        group, field = name.split(".")
+        value = getattr(getattr(recipe, group), field)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not (low <= number <= high and number < math.inf):
+                expected = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+                raise BadInput(f"{name} is {number:g}; expected {expected}.")
+
+
+def blocks_to_unfreeze(text: str) -> float:
+    """How many of the backbone's last blocks `train.unfreeze` names; infinity: all of the backbone.
+
+    Raises:
+        BadInput: neither `none`, `last:N` nor `all`.
+    """
+    kind, _, number = text.partition(":")
+    if text in ("none", "all"):
+        return 0 if text == "none" else math.inf
+    if kind != "last" or not number.isdecimal() or int(number) < 1:
+        raise BadInput(f"train.unfreeze is '{text}'; expected none, last:N (such as last:2: two blocks) or all.")
+    return int(number)
 
 
 def _check_transform(transform: Transform) -> None:
@@ -87,20 +126,27 @@ def _check_transform(transform: Transform) -> None:
         raise BadInput(f"transform.color_jitter has a change of hue of {hue:g}; expected 0 to 0.5, half a turn.")
     swapped = [label for pair in transform.swap_labels for label in pair]
     if len(set(swapped)) < len(swapped) or min(swapped, default=0) < 0:
-        pairs = "; ".join(f"{left},{right}" for left, right in transform.swap_labels)
+        pairs = ",".join(f"{left}-{right}" for left, right in transform.swap_labels)
         raise BadInput(f"transform.swap_labels is {pairs}; expected pairs of class indices, each class once.")
 
 
 def _check_cache(recipe: Recipe) -> None:
+    cache = f"train.cache={recipe.train.cache}"
+    check_cacheable(method_class(recipe.method))
+    if recipe.train.unfreeze != "none":
+        raise BadInput(
+            f"{cache} keeps what a frozen backbone says, and train.unfreeze={recipe.train.unfreeze} changes it: set "
+            "--train.cache none, or --train.unfreeze none."
+        )
     if recipe.train.fixed_views < 1:
-        raise BadInput("train.cache=memory trains on fixed draws: give --train.fixed_views 1 (or more) with it.")
+        raise BadInput(f"{cache} trains on fixed draws: give --train.fixed_views 1 (or more) with it.")
     if recipe.train.mixup or recipe.train.cutmix:
         raise BadInput(
-            "train.cache=memory keeps features and no pixels, so videos cannot be mixed: set --train.mixup 0 "
+            f"{cache} keeps features and no pixels, so videos cannot be mixed: set --train.mixup 0 "
             "--train.cutmix 0, or --train.cache none."
         )
-    if recipe.transform.swap_labels and recipe.transform.flip:
+    if recipe.transform.swap_labels and recipe.transform.flip and recipe.train.cache == "memory":
         raise BadInput(
             "train.cache=memory keeps one label a video, so a mirrored one cannot have another: set "
-            "--transform.flip 0, or --train.cache none."
+            "--transform.flip 0, or --train.cache none, or disk, which keeps one a view."
         )

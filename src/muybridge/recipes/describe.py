@@ -30,7 +30,9 @@ def field_table() -> Table:
 
 
 def default_text(default: Any) -> str:
-    """A default as it would be typed: tuples with commas, numbers in at most 4 digits."""
+    """A default as it would be typed: tuples with commas, pairs in them with hyphens, numbers in at most 4 digits."""
+    if isinstance(default, tuple) and default and isinstance(default[0], tuple):
+        return ",".join("-".join(map(default_text, pair)) for pair in default)
     if isinstance(default, tuple):
         return ",".join(default_text(part) for part in default)
     return f"{default:.4g}" if isinstance(default, float) else str(default)

@@ -93,6 +93,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
                 raise ValueError
             return text.lower() in YES
         if hint is int:
+            if where == "train.epochs" and text.lower() == "auto":
+                return 0
             if isinstance(value, float) and not value.is_integer():
                 raise ValueError
             return int(value)
@@ -110,12 +112,24 @@ def _coerce_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[A
     if not isinstance(value, (list, tuple)):
         value = [value]
     if len(arguments) == 2 and arguments[1] is Ellipsis:
+        if get_origin(arguments[0]) is tuple:
+            value = [_pair(item, where) for item in value]
         return tuple(coerce(item, arguments[0], where) for item in value)
     if len(value) == 1 and set(arguments) == {int}:
         value = list(value) * len(arguments)  # one number for a square
     if len(value) != len(arguments):
         raise BadInput(f"{where} has {len(value)} values; expected {len(arguments)}, separated by commas.")
     return tuple(coerce(item, hint, where) for item, hint in zip(value, arguments, strict=True))
+
+
+def _pair(item: Any, where: str) -> Any:
+    # One of several pairs in a line: 86-87,93-94.
+    if not isinstance(item, str):
+        return item
+    parts = item.split("-")
+    if len(parts) != 2 or not all(parts):
+        raise BadInput(f"{where} has '{item}'; expected pairs, such as 86-87,93-94.")
+    return parts
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
