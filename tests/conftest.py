@@ -1,5 +1,6 @@
 """What several rooms' tests share: small real videos, and one thread a test process."""
 
+import os
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ PLACES = ("train", "val")
 def _one_thread():
     # Tests run beside each other on few cores (pytest -n), with models too small for threads.
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # commands that tests start
 
 
 def write_video(path, frames, rate=12):

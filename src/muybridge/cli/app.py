@@ -29,6 +29,7 @@ app = App(
 )
 
 Fields = Annotated[dict[str, str] | None, Parameter(parse=False)]
+TRAINING_ONLY = "can be given to `muybridge train`, `sweep` and `cache` only"
 WRONG, STOPPED = 2, 130
 
 
@@ -95,9 +96,29 @@ class Reading:
         """What was given, as fields of a recipe: `{"source.fold": "2"}`."""
         return {f"source.{name}": str(value) for name, value in self._given().items()}
 
-    def args(self, base: SourceArgs | None = None) -> SourceArgs:
-        """What was given, and the rest from `base` or the defaults."""
-        return replace(base or SourceArgs(), **self._given())
+    def args(self, fields: dict[str, str] | None = None) -> SourceArgs:
+        """What was given, here or as nested fields `{"source.seconds": "300"}`; the rest are the defaults.
+
+        Raises:
+            BadInput, UnknownName: a field that is no part of `source`, is given twice, or has no such value.
+        """
+        if not fields:
+            return replace(SourceArgs(), **self._given())
+        from muybridge.recipes import override
+        from muybridge.recipes.check import check_ranges
+        from muybridge.structures import Recipe
+
+        short = self.fields()
+        for name in fields:
+            if not name.startswith("source."):
+                raise BadInput(f"--{name} {TRAINING_ONLY}; this command has the fields of --source.")
+            if name in short:
+                raise BadInput(
+                    f"--{name} and its short form --{name.removeprefix('source.')} are both given; give one."
+                )
+        recipe = override(Recipe(), {**short, **fields})
+        check_ranges(recipe)
+        return recipe.source
 
     def _given(self) -> dict[str, Any]:
         given = {"format": self.format, "label": self.label, "fold": self.fold, "decoder": self.decoder}
@@ -171,10 +192,10 @@ def run(arguments: Sequence[str]) -> int:
         if "fields" in ignored:
             result = command(*bound.args, **{**bound.kwargs, "fields": fields})
         elif fields:
-            raise BadInput(f"--{next(iter(fields))} can be given to `muybridge train` and `sweep` only.")
+            raise BadInput(f"--{next(iter(fields))} {TRAINING_ONLY}.")
         else:
             result = command(*bound.args, **bound.kwargs)
-        if words[:1] in (["train"], ["sweep"]) and {"--help", "-h"} & set(words):
+        if words[:1] in (["train"], ["sweep"], ["cache"]) and {"--help", "-h"} & set(words):
             _print_fields()
         return result or 0
     except MuybridgeError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from muybridge.cli.app import Fields, Reading, app, parse_labels
+from muybridge.cli.preparing import gather, prepare
 from muybridge.errors import BadInput
 
 READING = Reading()
@@ -48,35 +48,20 @@ def sweep(
         out: folder for the runs and the tables (default: runs/few_shot_<method>_<data>).
         json: print the result as JSON.
     """
-    from muybridge.backbones.weights import load_backbone
     from muybridge.engine.progress import ProgressBar
     from muybridge.engine.protocols import few_shot
-    from muybridge.recipes import check, find_recipe, fit_to_backbone, override, validate
-    from muybridge.structures import Recipe
-    from muybridge.video.sources import absolute, read_source, short_name
+    from muybridge.video.sources import short_name
 
     wanted = [word.strip() for word in shots.split(",") if word.strip()]
     if not wanted or not all(word.isdecimal() and int(word) > 0 for word in wanted):
         raise BadInput(f"shots is '{shots}'; expected numbers of videos a class, such as 1,2,4,8,16.")
-    named = {"data": data, "method": method, "backbone": backbone, "weights": weights}
-    changes = {name: str(value) for name, value in named.items() if value is not None}
-    start = find_recipe(recipe) if recipe is not None else Recipe()
-    setting = validate(override(start, {**changes, **reading.fields(), **(fields or {})}))
-    check(setting)
-    if not setting.data:
-        raise BadInput("Give the videos with --data DIR, for example a folder with one folder of files per class.")
-    # Absolute, so that the recipes in the run folders work from any folder.
-    setting = replace(
-        setting,
-        data=absolute(setting.data),
-        weights=str(Path(setting.weights).absolute()) if setting.weights else "",
-    )
-    source = read_source(setting.data, setting.source)
-    asked = setting.backbone if backbone or recipe or not setting.weights else None
-    vit, info = load_backbone(asked, setting.weights or None)
-    setting = fit_to_backbone(setting, info)
-    folder = out or Path("runs") / f"few_shot_{setting.method}_{short_name(setting.data)}"
     progress = ProgressBar()
+    changes = gather({"data": data, "method": method, "backbone": backbone, "weights": weights}, reading, fields)
+    prepared = prepare(changes, recipe, progress)
+    setting, source, vit = prepared.setting, prepared.source, prepared.backbone
+    if prepared.start is not None:
+        raise BadInput("A sweep trains from fresh parameters; --init.model is for `muybridge train`.")
+    folder = out or Path("runs") / f"few_shot_{setting.method}_{short_name(setting.data)}"
     progress.say(source.how)
     result = few_shot(
         setting, folder, [int(word) for word in wanted], seeds, source, vit, progress, parse_labels(labels)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as json_module
-from dataclasses import replace
+import os
 from pathlib import Path
 
 from muybridge.cli.app import Fields, Reading, app, parse_labels
+from muybridge.cli.preparing import gather, prepare, tell
 from muybridge.errors import BadInput
 
 READING = Reading()
@@ -48,6 +49,12 @@ def train(
     labels: str | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    init: str | None = None,
+    keep_classes: bool = False,
+    interpolate: bool = False,
+    unfreeze: str | None = None,
+    epochs: str | None = None,
+    cache: bool = False,
     reading: Reading = READING,
     json: bool = False,
     fields: Fields = None,
@@ -76,60 +83,54 @@ def train(
             and the nouns of EPIC-KITCHENS.)
         out: the run folder (default: runs/<method>_<data>); must not exist.
         resume: an interrupted run folder to go on with.
+        init: a trained video model to start from: a run folder, a file of a published model, or the name of a published
+            recipe whose file is in this folder. Method, backbone, frames and size are its own; its head is replaced.
+        keep_classes: keep what the model to start from knows of classes that the videos have too, by their names.
+        interpolate: allow another number of frames or another size than the model to start from has.
+        unfreeze: train the backbone too: 'none', 'last:N' blocks or 'all', at the rate --train.backbone_lr.
+        epochs: passes over the videos; 'auto' (the default): from their number. Short for --train.epochs.
+        cache: compute what depends on frozen weights once and keep it on disk (evl, dist, probe); short for
+            --train.cache disk.
         json: print the result as JSON.
     """
-    from muybridge.engine.progress import ProgressBar
+    from muybridge.engine.progress import Progress, ProgressBar
     from muybridge.engine.train import resume as resume_training
     from muybridge.engine.train import train as run_training
 
-    progress = ProgressBar()
-    named = {"data": data, "method": method, "backbone": backbone, "weights": weights}
-    changes = {name: str(value) for name, value in named.items() if value is not None}
-    for name, value in (*reading.fields().items(), *(fields or {}).items()):
-        if name in changes:
-            raise BadInput(f"--{name} and its short form --{name.removeprefix('source.')} are both given; give one.")
-        changes[name] = value
+    first = int(os.environ.get("RANK", "0")) == 0  # of several processes the first one speaks
+    progress = ProgressBar() if first else Progress()
+    named: dict[str, object] = {"data": data, "method": method, "backbone": backbone, "weights": weights}
+    named |= {"init": init, "epochs": epochs, "unfreeze": unfreeze, "cache": "disk" if cache else None}
+    named |= {"keep_classes": keep_classes or None, "interpolate": interpolate or None}
+    changes = gather(named, reading, fields)
     if labels in ("verb", "noun"):
         raise BadInput(f"--labels names the classes; for the {labels}s of EPIC-KITCHENS give --label {labels}.")
+    if (keep_classes or interpolate) and init is None and recipe is None:
+        raise BadInput("--keep-classes and --interpolate are about the model to start from; give it with --init.")
     if resume is not None:
         if changes or any(x is not None for x in (recipe, out, labels)):
             raise BadInput("--resume goes on with the run as it was set up; give it alone.")
         result = resume_training(resume, progress=progress)
     else:
-        from muybridge.backbones.weights import load_backbone
-        from muybridge.recipes import check, find_recipe, fit_to_backbone, override, validate
-        from muybridge.structures import Recipe
-        from muybridge.video.sources import absolute, read_source, short_name
+        from muybridge.engine.last import check_new
+        from muybridge.video.sources import short_name
 
-        start = find_recipe(recipe) if recipe is not None else Recipe()
-        setting = validate(override(start, changes))
-        check(setting)
-        if not setting.data:
-            raise BadInput("Give the videos with --data DIR, for example a folder with one folder of files per class.")
-        # Absolute, so that the recipe in the run folder works from any folder.
-        videos = str(Path(setting.source.videos).absolute()) if setting.source.videos else ""
-        setting = replace(
-            setting,
-            data=absolute(setting.data),
-            source=replace(setting.source, videos=videos),
-            weights=str(Path(setting.weights).absolute()) if setting.weights else "",
-        )
+        if out is not None:
+            check_new(out)
+        prepared = prepare(changes, recipe, progress)
+        setting = prepared.setting
         folder = out or Path("runs") / f"{setting.method}_{short_name(setting.data)}"
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BadInput(
-                f"{folder} exists already; nothing is written over. Give another --out, or --resume {folder}."
-            )
-        source = read_source(setting.data, setting.source)
-        asked = setting.backbone if backbone or recipe or not setting.weights else None
-        vit, info = load_backbone(asked, setting.weights or None)
-        setting = fit_to_backbone(setting, info)
-        progress.say(f"{source.how}")
-        progress.say(
-            f"{setting.method} on {setting.backbone}: {setting.sampling.frames} frames of "
-            f"{setting.transform.size[0]}x{setting.transform.size[1]} px, {setting.train.epochs} epochs of "
-            f"{len(source.train)} videos, batch {setting.train.batch_size}, lr {setting.train.lr:g} -> {folder}"
+        check_new(folder)
+        tell(prepared, folder, progress)
+        result = run_training(
+            setting,
+            folder,
+            prepared.source,
+            prepared.backbone,
+            progress,
+            texts=parse_labels(labels),
+            start=prepared.start,
         )
-        result = run_training(setting, folder, source, vit, progress, texts=parse_labels(labels))
     summary = {
         "run": str(result.folder),
         "top1": result.evaluation.top1,
@@ -137,9 +138,9 @@ def train(
         "trainable_parameters": result.trainable,
         "seconds": result.seconds,
     }
-    if json:
+    if json and first:
         print(json_module.dumps(summary))
-    else:
+    elif first:
         print(
             f"Best model: validation top-1 {result.evaluation.top1:.1%}, top-5 {result.evaluation.top5:.1%}. "
             f"Try: muybridge predict {result.folder} VIDEO"
