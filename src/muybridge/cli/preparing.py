@@ -156,7 +156,7 @@ def tell(prepared: Prepared, folder: Path, progress: Progress) -> None:
     )
     gigabytes, trained = estimate(setting, prepared.backbone, len(source.labels))
     progress.say(
-        f"{trained / 1e6:,.2f} M parameters are trained. A step of {args.batch_size} videos takes about "
+        f"{trained:,} parameters are trained. A step of {args.batch_size} videos takes about "
         f"{gigabytes:.1f} GB in fp32, less in bf16 or fp16 (an estimate; without the videos that wait)."
     )
 

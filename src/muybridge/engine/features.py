@@ -347,7 +347,7 @@ class _Writer:
         each = sum(tensor.nbytes for tensor in features.values()) / videos
         free = check_space(self.store.folder, each * left)
         self.progress.say(
-            f"{title}: {left} x {each / 1e6:,.2f} MB = {each * left / 1e9:,.2f} GB ({self.precision} precision) go to "
+            f"{title}: {left} x {each / 1e6:,.2f} MB = {each * left / 1e6:,.0f} MB ({self.precision} precision) go to "
             f"{self.store.folder}, where {free / 1e9:,.0f} GB are free."
         )
 
