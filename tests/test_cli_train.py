@@ -59,7 +59,7 @@ def test_what_is_told_before_the_start(tiny, videos, tmp_path, capsys):
     settings = err.partition("differ from the defaults: ")[2].partition(". All are kept")[0].split(", ")
     assert {"train.lr 0.001", "evl.heads 3", "sampling.frames 4", "train.epochs 1", "train.workers 0"} <= set(settings)
     assert not any(setting.startswith(("data", "transform.mean")) for setting in settings)
-    assert "M parameters are trained. A step of 5 videos takes about 0.0 GB" in err
+    assert " parameters are trained. A step of 5 videos takes about 0.0 GB" in err
     assert "By the first steps an epoch takes about" in err
 
 
