@@ -403,7 +403,9 @@ def test_the_size_is_told_and_must_fit(videos, tmp_path, monkeypatch):
     stored = store_features(make("evl"), training, CPU, tmp_path / "kept", 2, "half", said, "training features")
     # Tokens [2, 4, 17, 48] and matches [2, 2, 3, 16, 16] of the 16 patches, two bytes each.
     each = 2 * (2 * 4 * 17 * 48 + 2 * 2 * 3 * 16 * 16)
-    assert said.lines[0].startswith(f"training features: 30 x {each / 1e6:.2f} MB = {each * 30 / 1e6:.0f} MB (half precision)")
+    assert said.lines[0].startswith(
+        f"training features: 30 x {each / 1e6:.2f} MB = {each * 30 / 1e6:.0f} MB (half precision)"
+    )
     assert 30 * each < stored.store.bytes < 30 * each + 2000
     disk = shutil.disk_usage(tmp_path)._replace(free=30 * each - 1)
     monkeypatch.setattr(store_module.shutil, "disk_usage", lambda path: disk)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from muybridge.engine.progress import Progress
 from muybridge.engine.train import train
 from muybridge.recipes import check, published_recipe, recipe_names
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -16,6 +17,16 @@ OPTIONS = {
     "dist": {"head": "linear", "width": 48, "temporal_width": 12, "pooling_layers": 2},
     "zeroi2v": {"shifts": "-1:16,+1:16"},
 }
+
+
+class Said(Progress):
+    """Keeps the lines."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
 
 
 def small(name, videos):
@@ -51,8 +62,10 @@ def kinds():
 
 @pytest.mark.parametrize("name", kinds())
 def test_published_recipe_trains_two_steps(name, videos, tmp_path):
-    recipe = small(name, videos)
-    result = train(recipe, tmp_path / "run", backbone=random_backbone(tiny_backbones()["clip"]))
+    recipe, said = small(name, videos), Said()
+    result = train(recipe, tmp_path / "run", backbone=random_backbone(tiny_backbones()["clip"]), progress=said)
+    mirrored = "A mirrored video has the other label of its pair: closing <-> falling."
+    assert (mirrored in said.lines) == bool(recipe.transform.swap_labels)
     line = json.loads((tmp_path / "run/metrics.jsonl").read_text())
     assert 0 < line["loss"] < 100
     assert line["unreadable"] == 0

@@ -84,6 +84,10 @@ def train(
             f"transform.swap_labels names class {beyond}, and the data set has {len(source.labels)} classes, 0 to "
             f"{len(source.labels) - 1}: give its own pairs, or none and --transform.flip 0."
         )
+    if recipe.transform.flip and recipe.transform.swap_labels:
+        # Indices are of the data set that the recipe was made for; a person sees whether they fit this one.
+        pairs = "; ".join(f"{source.labels[a]} <-> {source.labels[b]}" for a, b in recipe.transform.swap_labels)
+        progress.say(f"A mirrored video has the other label of its pair: {pairs}.")
     recipe, source = fit_to_data(recipe, source, processes.count)
     info = None
     if start is not None:
