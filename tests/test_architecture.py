@@ -25,9 +25,10 @@ ALLOWED = {
     "recogniser": BELOW_METHODS | {"methods", "recipes", "published", "engine", "video"},
     "loading": BELOW_LOADING,
     "testing": BELOW_LOADING | {"loading", "plain"},
+    "measure": BELOW_METHODS | {"methods", "plain", "info", "engine", ""},
     "demo": BELOW_LOADING | {"loading"},
     "__main__": {"cli"},
-    "cli": BELOW_LOADING | {"loading", "plain", "info", "demo", ""},
+    "cli": BELOW_LOADING | {"loading", "plain", "info", "measure", "demo", ""},
 }
 
 

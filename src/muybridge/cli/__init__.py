@@ -1,9 +1,9 @@
-"""The command line: `muybridge demo | data | cache | train | sweep | evaluate | predict | list | info | convert`.
+"""The command line: `muybridge benchmark | demo | data | cache | train | sweep | evaluate | predict | list | info | convert`.
 
 Everything heavy is imported inside the commands, so that `--help` and mistakes answer at once.
 """
 
-from muybridge.cli import cache, data, evaluating, models, sweep, training, use  # noqa: F401 - their commands register themselves
+from muybridge.cli import benchmark, cache, data, evaluating, models, sweep, training, use  # noqa: F401 - their commands register themselves
 from muybridge.cli.app import app, main, run, split_fields
 
 __all__ = ["app", "main", "run", "split_fields"]

@@ -54,12 +54,12 @@ class TrainingMemory:
 
 
 @torch.no_grad()
-def multiply_adds(method: Method, video: Tensor) -> int:
+def multiply_adds(method: nn.Module, video: Tensor) -> int:
     """Multiply-adds of a forward pass: matrix products, convolutions, attention.
 
     Args:
-        method: in the mode in which it is to be counted.
-        video: [B, T, 3, H, W].
+        method: in the mode in which it is to be counted; or a backbone.
+        video: [B, T, 3, H, W]; or images [N, 3, H, W].
     """
     trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
     for parameter in trainable:  # the counter hooks what requires a gradient, and finds no graph to hook

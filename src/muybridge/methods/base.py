@@ -108,6 +108,11 @@ class Method(nn.Module):
             raise NotImplementedError(f"{type(self).__name__} writes neither frozen/readout nor forward.")
         return self.readout(features)
 
+    @property
+    def backbone_frames(self) -> int:
+        """How many of the T frames the backbone reads, evenly spaced from the first; by default all."""
+        return self.frames
+
     def frozen(self, video: Tensor) -> Features | None:
         """What depends on frozen weights only, batch first, without a graph; None: nothing can be cached.
 

@@ -292,6 +292,11 @@ class DiST(Method):
             features["image_features"] = image_features
         return features
 
+    @property
+    def backbone_frames(self) -> int:
+        """The sparse frames."""
+        return self.sparse
+
     def frozen_key(self) -> dict[str, Any]:
         """Which frames are sparse, which blocks are tapped, and whether image features are wanted."""
         return {"ratio": self.config.ratio, "layers": self.tapped, "zero_shot": self.config.zero_shot}

@@ -275,6 +275,7 @@ class ZeroI2V(Method):
         backbone.config = replace(backbone.config, qkv_bias=True)
         config = replace(self.config, merged=True)
         other = type(self)(backbone, config, self.classes, self.frames, self.image_size)
+        other.to(self.head.weight)  # device and precision
         other.load_own({name: tensor for name, tensor in self.own_state().items() if not name.startswith("adapters.")})
         return other.train(self.training)
 

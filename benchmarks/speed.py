@@ -1,0 +1,106 @@
+"""The methods at the price of their backbone, on a CPU: inference, training step, memory. Writes a CSV.
+
+    python benchmarks/speed.py --out benchmarks/results/speed.csv                      # all four, about 15 minutes
+    python benchmarks/speed.py --methods evl --rounds 3 --out /tmp/speed.csv
+
+CLIP ViT-B/16 with random weights, 8 frames of 224 px (DiST: 16, of which the backbone reads 8), 400 classes, batches of
+2 videos, fp32, features of the class names given. Times are ratios to the bare backbone's forward pass without
+gradients on the same frames, medians over interleaved rounds. Memory is the largest resident memory of a new process
+that takes two training steps: libraries, weights, gradients, moments and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from muybridge.measure.machine import machine_facts, matrix_rate
+from muybridge.measure.memory import peak_of
+from muybridge.measure.speed import BARE, forward
+from muybridge.measure.timing import Times, interleaved
+from muybridge.measure.workload import Workload, bare_backbone, prepare_step, random_video, training_step
+from muybridge.plain import plain_twin
+
+METHODS = ("evl", "dist", "ila", "zeroi2v")
+# What the authors' codes took in the same setting on 2 cores, torch 2.13, as measured before this library was begun.
+PUBLISHED = {
+    "evl": (1.34, 1.65, 2.7),
+    "dist": (1.17, 1.42, 3.3),
+    "ila": (1.60, 3.45, 6.0),
+    "zeroi2v": (1.17, 2.7, 5.0),
+}
+TARGETS = {
+    "evl": (1.08, 1.15, 1.6),
+    "dist": (1.12, 1.35, 1.9),
+    "ila": (1.35, 3.1, 4.0),
+    "zeroi2v": (1.00, 2.5, 3.3),
+}
+
+
+def measure(workload: Workload, rounds: int) -> dict[str, float]:
+    """Ratios and gigabytes of one method."""
+    model = workload.build()
+    video = random_video(model, workload.batch)
+    bare, merged, twin = bare_backbone(model, video), model.merged(), plain_twin(workload.method, model)
+    calls = {BARE: bare, "ours": forward(merged, video), "plain": forward(twin, video)}
+    times = interleaved(calls, rounds)
+    figures = {
+        "backbone_ms": round(1e3 * times.median(BARE), 1),
+        "inference": times.ratio("ours", BARE),
+        "inference_plain": times.ratio("plain", BARE),
+    }
+    del merged, calls
+    figures["training"] = _step_ratio(bare, training_step(model, video), rounds)
+    figures["training_plain"] = _step_ratio(bare, training_step(twin, video), rounds)
+    model.checkpoint_activations = True
+    figures["training_checkpoint"] = _step_ratio(bare, training_step(model, video), max(rounds // 2, 1))
+    del model, twin, bare, video
+    gc.collect()
+    threads = torch.get_num_threads()
+    for name, change in (
+        ("memory_gb", {}),
+        ("memory_plain_gb", {"plain": True}),
+        ("memory_checkpoint_gb", {"checkpoint_activations": True}),
+    ):
+        figures[name] = peak_of(prepare_step, replace(workload, **change), threads) / 1e9
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _step_ratio(bare: object, step: object, rounds: int) -> float:
+    times: Times = interleaved({BARE: bare, "step": step}, rounds)  # type: ignore[dict-item]
+    return times.ratio("step", BARE)
+
+
+def main() -> None:
+    """One line a method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
+    asked = parser.parse_args()
+    rate = matrix_rate("cpu", torch.float32)
+    for name in asked.methods:
+        workload = Workload(name, frames=16 if name == "dist" else 8, batch=asked.batch)
+        row: dict[str, object] = {"method": name, "batch": asked.batch, **measure(workload, asked.rounds)}
+        for column, known in (("published", PUBLISHED), ("target", TARGETS)):
+            for what, value in zip(("inference", "training", "memory_gb"), known[name], strict=True):
+                row[f"{what}_{column}"] = value
+        row |= {"matrix_gflops": round(rate / 1e9, 1), **machine_facts()}
+        print(row, flush=True)
+        fresh = not asked.out.exists()
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        with asked.out.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()

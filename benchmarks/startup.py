@@ -1,0 +1,68 @@
+"""How long it takes until something happens: imports, --help, a model. Writes a CSV.
+
+    python benchmarks/startup.py --out benchmarks/results/startup.csv
+
+Every figure is the median of new processes, the ways in turn. `import muybridge` is to stay below 0.3 s and everything
+that a model needs below 0.3 s beyond torch's own import; `muybridge --help` below 0.5 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+from muybridge.measure.machine import machine_facts
+
+CASES = {
+    "python": "pass",
+    "import torch": "import torch",
+    "import muybridge": "import muybridge",
+    "import muybridge and its public names": "import muybridge as m; [getattr(m, name) for name in m.__all__]",
+    "muybridge --help": "from muybridge.cli import run; run(['--help'])",
+    "muybridge train --help": "from muybridge.cli import run; run(['train', '--help'])",
+    "muybridge list": "from muybridge.cli import run; run(['list'])",
+    "EVL on ViT-B/16, random weights": (
+        "import torch; from muybridge.measure.workload import Workload\n"
+        "with torch.device('meta'):\n"
+        "    from muybridge import ViT, build_method; from muybridge.backbones.weights import BACKBONES\n"
+        "    build_method('evl', ViT(BACKBONES['clip_vitb16'].config), 400, 8, (224, 224), {})"
+    ),
+}
+
+
+def seconds(code: str) -> float:
+    """A new process, from its start to its end."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """A line for each case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    times: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(asked.rounds):
+        for name, code in CASES.items():
+            times[name].append(seconds(code))
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    with asked.out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        facts = machine_facts()
+        writer.writerow(["case", "seconds", "beyond_torch", *facts])
+        for name, measured in times.items():
+            beyond = median(mine - torch for mine, torch in zip(measured, times["import torch"], strict=True))
+            row = [name, round(median(measured), 3), round(beyond, 3), *facts.values()]
+            print(row[:3])
+            writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""`muybridge benchmark`: what a method costs beside its bare backbone, on this machine."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import json as json_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from muybridge.cli.app import app
+from muybridge.errors import BadInput
+
+
+@app.command
+def benchmark(
+    model: str,
+    /,
+    *,
+    backbone: str = "clip_vitb16",
+    frames: int = 0,
+    size: int = 0,
+    classes: int = 400,
+    batch: int = 2,
+    train: bool = False,
+    ways: str | None = None,
+    rounds: int = 7,
+    threads: int = 0,
+    device: str | None = None,
+    csv: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Time a method or a trained model against its bare backbone on the same frames.
+
+    All ways are called in turn in one process, and ratios are taken within a round, so that they can be trusted on a
+    machine that does other things too. Noise is read in place of videos; decoding is not part of it.
+
+    Args:
+        model: a name of `muybridge list methods` (with random weights), or a run folder or file.
+        backbone: of a method: a name of `muybridge list backbones`; nothing is downloaded.
+        frames: of a method: how many it reads (default: 8; dist 16, of which the backbone reads 8).
+        size: of a method: side of the squares it reads, in pixels (default: the backbone's).
+        classes: of a method.
+        batch: videos at a time.
+        train: training steps too.
+        ways: of running it, separated by commas, or 'all'. Forward: eager, unmerged, bf16, compiled, compiled-bf16,
+            int8, cached; with --train: train, train-bf16, train-checkpoint, train-cached.
+        rounds: measurements of each.
+        threads: of the processor (default: as torch has it).
+        device: such as cpu or cuda (default: the GPU, if there is one).
+        csv: file to append the table to.
+        json: print as JSON.
+    """
+    import torch
+
+    from muybridge.engine.device import pick_device
+    from muybridge.measure.machine import machine_facts
+    from muybridge.measure.speed import STEPS, WAYS, inference, pick_ways, training
+
+    for name, value in (("batch", batch), ("rounds", rounds)):
+        if value < 1:
+            raise BadInput(f"--{name} is {value}; expected at least 1.")
+    if threads:
+        torch.set_num_threads(threads)
+    where = pick_device(device)
+    method, described = _subject(model, backbone, frames, size, classes, where)
+    both = {**WAYS, **STEPS} if train else WAYS
+    chosen = pick_ways(ways, both) if ways else ("eager", *(("train",) if train else ()))
+    if ways == "all":
+        chosen = tuple(way for way in chosen if _fits(way, method, where))
+    forward, steps = ([way for way in chosen if way in names] for names in (WAYS, STEPS))
+    figures = inference(method, forward, batch, rounds) if forward else []
+    if steps:
+        figures += training(method, steps, batch, rounds)[1 if figures else 0 :]
+    rows = [{"model": described, "batch": batch, **figure.row(), **machine_facts(where)} for figure in figures]
+    if csv is not None:
+        _append(csv, rows)
+    if json:
+        print(json_module.dumps(rows))
+        return
+    facts = machine_facts(where)
+    print(f"{described}, batches of {batch}; {facts['machine']}, {facts['threads']} threads, torch {facts['torch']}")
+    Console().print(_table(rows))
+    print(
+        "x bare: times of the backbone's own forward pass on the same frames. of peak: of what a large matrix product\n"
+        "reaches here. difference: of the logits, of the largest one; *: the five best classes are not the same."
+    )
+
+
+def _subject(model: str, backbone: str, frames: int, size: int, classes: int, device: Any) -> tuple[Any, str]:
+    """The model to be timed, and what to call it."""
+    from muybridge.loading import load
+    from muybridge.measure.workload import Workload
+    from muybridge.methods import METHODS
+
+    if model not in METHODS:
+        if not Path(model).exists():
+            raise BadInput(f"'{model}' is neither a method ({', '.join(METHODS)}) nor a run folder or file.")
+        recogniser = load(model, device=device)
+        trained = recogniser.trained.to(recogniser.device)
+        return trained, f"{model} ({recogniser.spec.method}, {recogniser.spec.backbone})"
+    frames = frames or (16 if model == "dist" else 8)
+    workload = Workload(
+        model, backbone=backbone, frames=frames, image_size=(size, size) if size else None, classes=classes
+    )
+    method = workload.build(device)
+    return method, f"{model}, {backbone}, {frames} frames of {method.image_size[0]} px, {classes} classes"
+
+
+def _fits(way: str, method: Any, device: Any) -> bool:
+    """Whether `all` means this way too."""
+    from muybridge.methods.base import Method
+
+    if way.endswith("cached"):
+        return type(method).frozen is not Method.frozen
+    if way == "unmerged":
+        return method.merged() is not method
+    return way != "int8" or device.type == "cpu"
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    fresh = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv_module.DictWriter(file, list(rows[0]))
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table()
+    table.add_column("", no_wrap=True)
+    for column in ("ms", "x bare", "videos/s", "GMACs", "of peak", "difference"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        same = {True: "", False: " *", None: ""}[row["same_top5"]]
+        table.add_row(
+            row["way"],
+            f"{row['milliseconds']:.1f}",
+            f"{row['ratio']:.3f}",
+            f"{row['views_per_second']:.2f}",
+            f"{row['multiply_adds'] / 1e9:.1f}" if row["multiply_adds"] else "",
+            f"{row['share']:.0%}" if row["share"] else "",
+            f"{row['difference']:.1e}{same}" if row["difference"] is not None else "",
+        )
+    return table
