@@ -29,6 +29,7 @@ backbones with registers or without a class token.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,7 @@ class QueryAttention(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """Depthwise convolution over time with kernel 3, zeros outside, added to what is there already.
+    """x + depthwise convolution of x over time with kernel 3, zeros outside.
 
     `weight` [D, 1, 3] and `bias` [D] are those of an `nn.Conv1d` and are drawn as it draws them.
     """
@@ -133,13 +134,14 @@ class TemporalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(width, 1, 3).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
 
-    def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        """y + conv(x), both [B, T, L, D]."""
-        # Fast: three scaled shifted additions need no copy to [B * L, D, T] and back.
-        padded = F.pad(x, (0, 0, 0, 0, 1, 1))
-        for shift, weight in enumerate(self.weight[:, 0].unbind(-1)):  # frame before, here, after; each [D]
-            y = torch.addcmul(y, padded[:, shift : shift + x.shape[1]], weight)
-        return y + self.bias
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, L, D] -> the same; x stays as it is."""
+        before, here, after = self.weight[:, 0].unbind(-1)  # each [D]
+        # Fast: three passes, the second and third into what the first has made: no copy to [B * L, D, T] and back.
+        y = torch.addcmul(self.bias, x, 1 + here)
+        y[:, 1:].addcmul_(x[:, :-1], before)
+        y[:, :-1].addcmul_(x[:, 1:], after)
+        return y
 
 
 class TemporalMatch(nn.Module):
@@ -152,31 +154,44 @@ class TemporalMatch(nn.Module):
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
         super().__init__()
+        self.grid = grid
         displacements = (2 * grid[0] - 1) * (2 * grid[1] - 1)
         self.previous = nn.Parameter(torch.zeros(displacements, width))
         self.next = nn.Parameter(torch.zeros(displacements, width))
 
-    def forward(self, y: Tensor, affinity: Tensor, displacement: Tensor) -> Tensor:
+    def forward(self, y: Tensor, affinity: Tensor, index: Tensor) -> Tensor:
         """
         Args:
-            y: [B, T, L, D], what is there already.
-            affinity: [B, 2, T - 1, P, P], see `affinity_maps`; P = L without prefix tokens, which are left as they are.
-            displacement: [P, P], see `displacement_index`.
+            y: [B, T, L, D], what is there already; L - P prefix tokens are left as they are.
+            affinity: [B, 2, T - 1, P, P], see `affinity_maps`.
+            index: [columns, P], see `stretch_index`.
 
         Returns:
             y + match; the first frame has no previous one and the last no next.
         """
-        # Fast: probabilities are added up by displacement first, so the tables are read once, in one product, and never
-        # gathered to a dense [P, P, D] (118 MB for 14 x 14 patches, D = 768). A row's displacements all differ, so
-        # nothing collides.
+        # Fast: probabilities are added up by displacement first, so the tables are never gathered to a dense [P, P, D]
+        # (118 MB for 14 x 14 patches, D = 768). A row of patches can be displaced by as many rows as there are, so it
+        # reads a stretch of the table: one product a row, half as large as with the whole table (5 % -> 2.6 % of
+        # ViT-B/16's multiply-adds). A patch's displacements all differ, so nothing collides.
         b, t, length, width = y.shape
-        patches, size = affinity.shape[-1], self.previous.shape[0]
-        bins = affinity.new_zeros(b, t, length, 2 * size)
-        index = displacement.expand_as(affinity[:, 0])
-        bins[:, 1:, length - patches :, :size].scatter_(-1, index, affinity[:, 0])
-        bins[:, : t - 1, length - patches :, size:].scatter_(-1, index, affinity[:, 1])
-        tables = torch.cat([self.previous, self.next])
-        return torch.addmm(y.flatten(0, 2), bins.flatten(0, 2), tables).view(b, t, length, width)
+        rows, columns = self.grid
+        shifts = rows * (2 * columns - 1)  # displacements that the patches of one row have
+        index = index.expand(rows, b, t - 1, -1, -1)
+        pairs = affinity.unflatten(3, self.grid).permute(1, 3, 0, 2, 4, 5)  # [2, rows, B, T - 1, columns, P]
+        bins = affinity.new_zeros(2, rows, b, t, columns, shifts)
+        bins[0, :, :, 1:].scatter_(-1, index, pairs[0])
+        bins[1, :, :, : t - 1].scatter_(-1, index, pairs[1])
+        before, after = bins.flatten(2, 4)  # [rows, B * T * columns, shifts]
+        added = torch.baddbmm(before @ self.stretches(self.previous), after, self.stretches(self.next))
+        added = added.view(rows, b, t, columns, width).permute(1, 2, 0, 3, 4).flatten(2, 3)  # [B, T, P, D]
+        prefix = length - rows * columns
+        return torch.cat([y[:, :, :prefix], y[:, :, prefix:] + added], dim=2)
+
+    def stretches(self, table: Tensor) -> Tensor:
+        """What each row of patches reads of a table: [displacements, D] -> [rows, `shifts`, D], a view."""
+        rows, columns = self.grid
+        by_row = table.unflatten(0, (2 * rows - 1, 2 * columns - 1))
+        return by_row.unfold(0, rows, 1).movedim(-1, 1).flatten(1, 2)
 
 
 class DecoderMLP(nn.Module):
@@ -242,10 +257,18 @@ class EVL(Method):
         prefix = backbone.config.prefix
         self.layers = nn.ModuleList(DecoderLayer(config, width, frames, grid, prefix) for _ in range(config.layers))
         self.head = LinearHead(width, classes, config.dropout, NORM_EPS)
-        self.displacement: Tensor
-        self.register_buffer("displacement", displacement_index(grid), persistent=False)
+        self.stretch_index: Tensor
+        self.register_buffer("stretch_index", stretch_index(grid), persistent=False)
 
-    @graph_where_trained
+    def forward(self, video: Tensor) -> Output:
+        """video: [B, T, 3, H, W], normalised -> logits [B, K].
+
+        Raises:
+            BadInput: another shape, another number of frames or another image size than the method was built for.
+        """
+        # Fast: as readout(frozen(video)), but what was tapped is not copied into one tensor.
+        return self._decode(*self._tap(video))
+
     def frozen(self, video: Tensor) -> Features:
         """What the decoder needs of the frozen backbone.
 
@@ -259,6 +282,15 @@ class EVL(Method):
             one more block's output in place of the matches would do, at 2.4 MB, but then every step would project and
             match anew, 9 G multiply-adds where the decoder's own are 7.
         """
+        tokens, affinity = self._tap(video)
+        features = {"tokens": torch.stack(tokens, dim=1)}
+        if affinity:
+            features["affinity"] = torch.stack(affinity, dim=1)
+        return features
+
+    @graph_where_trained
+    def _tap(self, video: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each tapped block: its tokens [B, T, L, D], and the matches [B, 2, T - 1, P, P] if they are wanted."""
         self.check_video(video)
         first = self.backbone.config.depth - self.config.layers
         tokens, affinity = [], []
@@ -275,10 +307,7 @@ class EVL(Method):
             self.record(f"block.{i}", x)
             if tapped:
                 tokens.append(unfold_frames(x, self.frames).to(self.query.dtype))
-        features = {"tokens": torch.stack(tokens, dim=1)}
-        if affinity:
-            features["affinity"] = torch.stack(affinity, dim=1)
-        return features
+        return tokens, affinity
 
     def frozen_key(self) -> dict[str, Any]:
         """How many blocks are tapped, and whether their matches are."""
@@ -286,19 +315,23 @@ class EVL(Method):
 
     def readout(self, features: Features) -> Output:
         """What `frozen` returns -> logits [B, K]."""
-        tokens = features["tokens"]
-        x = self.query.expand(tokens.shape[0], -1)
+        affinity = features["affinity"].unbind(1) if self.config.temporal_match else ()
+        return self._decode(features["tokens"].unbind(1), affinity)
+
+    def _decode(self, tokens: Sequence[Tensor], affinity: Sequence[Tensor]) -> Output:
+        """The decoder on what `_tap` returns."""
+        x = self.query.expand(tokens[0].shape[0], -1)
         losses = []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            f = y = tokens[:, i]  # [B, T, L, D]
+            f = y = tokens[i]  # [B, T, L, D]
             if layer.temporal_conv is not None:
-                y = layer.temporal_conv(f, f)
+                y = layer.temporal_conv(f)
                 self.record_difference(f"layers.{i}.temporal_conv", y, f)
             if layer.temporal_position is not None:
                 y = y + layer.temporal_position[:, None]
             if layer.temporal_match is not None:
-                before, y = y, layer.temporal_match(y, features["affinity"][:, i], self.displacement)
+                before, y = y, layer.temporal_match(y, affinity[i], self.stretch_index)
                 self.record_difference(f"layers.{i}.temporal_match", y, before)
             if layer.alignment is not None:
                 normed, pairs = layer.alignment.look(f)
@@ -343,19 +376,28 @@ def affinity_maps(q: Tensor, k: Tensor, frames: int, prefix: int) -> Tensor:
         [B, 2, T - 1, P, P], fp32 (fp64 of fp64): [:, 0, i] matches frame i + 1 with
         frame i, [:, 1, i] frame i with frame i + 1.
     """
-    q = unfold_frames(q[:, :, prefix:], frames)  # [B, T, h, P, d]
-    k = unfold_frames(k[:, :, prefix:], frames)
-    here = torch.stack([q[:, 1:], q[:, :-1]], dim=1)  # [B, 2, T - 1, h, P, d]
-    there = torch.stack([k[:, :-1], k[:, 1:]], dim=1)
     exact = torch.promote_types(q.dtype, torch.float32)
-    scores = here.to(exact) @ there.to(exact).transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return scores.softmax(dim=-1).mean(dim=3)
+    q = unfold_frames(q[:, :, prefix:].to(exact) / math.sqrt(q.shape[-1]), frames)  # [B, T, h, P, d]
+    k = unfold_frames(k[:, :, prefix:].to(exact), frames).transpose(-1, -2)
+
+    def match(here: int, there: int) -> Tensor:
+        return (q[:, here] @ k[:, there]).softmax(dim=-1).mean(dim=1)  # [B, P, P]
+
+    # Fast: a pair of frames at a time, whose scores of all heads fit into a cache: half the time of all at once.
+    previous = [match(t, t - 1) for t in range(1, frames)]
+    following = [match(t, t + 1) for t in range(frames - 1)]
+    if not previous:
+        return q.new_zeros(q.shape[0], 2, 0, q.shape[-2], q.shape[-2])
+    return torch.stack([torch.stack(previous, dim=1), torch.stack(following, dim=1)], dim=1)
 
 
-def displacement_index(grid: tuple[int, int]) -> Tensor:
-    """Index of the displacement from patch r to patch p in a table of (2 rows - 1) * (2 columns - 1): [P, P], int64."""
+def stretch_index(grid: tuple[int, int]) -> Tensor:
+    """Where, among the displacements that a row of patches can have, the one from patch r to that row's patch p is.
+
+    Returns:
+        [columns, P], int64: by the column of p and by r; the same for every row.
+    """
     rows, columns = grid
-    row = torch.arange(rows)[:, None] - torch.arange(rows)[None] + rows - 1
-    column = torch.arange(columns)[:, None] - torch.arange(columns)[None] + columns - 1
-    index = row[:, None, :, None] * (2 * columns - 1) + column[None, :, None, :]  # [rows, columns, rows, columns]
-    return index.reshape(rows * columns, rows * columns)
+    down = (rows - 1 - torch.arange(rows)) * (2 * columns - 1)
+    across = torch.arange(columns)[:, None] - torch.arange(columns)[None] + columns - 1
+    return (down[None, :, None] + across[:, None]).flatten(1)  # [columns, rows, columns] -> [columns, P]

@@ -40,6 +40,10 @@ class PlainEVL(EVL):
                 kept["tokens"].append(unfold_frames(x, self.frames).to(self.query.dtype))
         return {name: torch.stack(tensors, dim=1) for name, tensors in kept.items()}
 
+    def forward(self, video: Tensor) -> Output:
+        """video: [B, T, 3, H, W], normalised -> logits [B, K]."""
+        return self.readout(self.frozen(video))
+
     def readout(self, features: Features) -> Output:
         """What `frozen` returns -> logits [B, K]."""
         tokens = features["tokens"]
@@ -55,9 +59,7 @@ class PlainEVL(EVL):
             if layer.temporal_position is not None:
                 y = y + layer.temporal_position[:, None]
             if layer.temporal_match is not None:
-                match = temporal_match(
-                    layer.temporal_match, features["q"][:, i], features["k"][:, i], self.displacement
-                )
+                match = temporal_match(layer.temporal_match, features["q"][:, i], features["k"][:, i])
                 match = F.pad(match, (0, 0, f.shape[2] - match.shape[2], 0))  # nothing for the prefix tokens
                 self.record(f"layers.{i}.temporal_match", match)
                 y = y + match
@@ -91,8 +93,9 @@ def temporal_conv(conv: TemporalConv, x: Tensor) -> Tensor:
     return out.reshape(b, length, width, t).permute(0, 3, 1, 2)
 
 
-def temporal_match(match: TemporalMatch, q: Tensor, k: Tensor, displacement: Tensor) -> Tensor:
-    """q, k [B, T, h, P, d], displacement [P, P] -> [B, T, P, D]."""
+def temporal_match(match: TemporalMatch, q: Tensor, k: Tensor) -> Tensor:
+    """q, k [B, T, h, P, d] -> [B, T, P, D]."""
+    displacement = displacement_index(match.grid).to(q.device)
     out = q.new_zeros(*q.shape[:2], q.shape[3], match.previous.shape[1])
     frames = q.shape[1]
     for table, here, there in (
@@ -104,3 +107,12 @@ def temporal_match(match: TemporalMatch, q: Tensor, k: Tensor, displacement: Ten
         found = torch.einsum("btpr,prd->btpd", weights, table[displacement])
         out = out + F.pad(found, (0, 0, 0, 0, 1, 0) if here.start == 1 else (0, 0, 0, 0, 0, 1))
     return out
+
+
+def displacement_index(grid: tuple[int, int]) -> Tensor:
+    """Index of the displacement from patch r to patch p in a table of (2 rows - 1) * (2 columns - 1): [P, P], int64."""
+    rows, columns = grid
+    row = torch.arange(rows)[:, None] - torch.arange(rows)[None] + rows - 1
+    column = torch.arange(columns)[:, None] - torch.arange(columns)[None] + columns - 1
+    index = row[:, None, :, None] * (2 * columns - 1) + column[None, :, None, :]  # [rows, columns, rows, columns]
+    return index.reshape(rows * columns, rows * columns)
