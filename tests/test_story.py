@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import muybridge
-from conftest import CLASSES, moving_square, write_video
+from clips import CLASSES, moving_square, write_video
 from muybridge.errors import BadInput
 from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
+from muybridge.video.decode import open_video
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_the_same_words_through_the_command_line(run, unseen):
 def test_frames_in_memory_are_answered_like_the_file(run, unseen):
     recogniser = muybridge.load(run)
     path = unseen[0][1]
-    with muybridge.recogniser.open_video(path) as video:
+    with open_video(path) as video:
         frames = video.read(range(video.frame_count))
     assert recogniser.predict(frames) == recogniser.predict(path)
     with pytest.raises(BadInput, match="expected uint8"):

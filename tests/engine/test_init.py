@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from clips import write_video
 from muybridge.engine.checkpoint import load_model, model_spec
 from muybridge.engine.init import START, class_tensors, find_init, start_from, starting_recipe
 from muybridge.engine.interrupt import Interrupted
@@ -263,8 +264,6 @@ def textured(kind, seed, frames=12, side=48):
 
 @pytest.mark.slow
 def test_four_new_classes_are_learnt_in_half_the_steps(tmp_path):
-    from conftest import write_video
-
     names = [f"way {kind}" for kind in range(10)]
     for part, kinds in (("six", range(6)), ("four", range(6, 10))):
         for place, number in (("train", 24), ("val", 12)):
