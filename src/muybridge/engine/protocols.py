@@ -10,26 +10,32 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import re
-import shutil
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from muybridge.backbones.vit import ViT
+from muybridge.engine.alone import alone_in
 from muybridge.engine.checkpoint import write_atomically
 from muybridge.engine.evaluate import EvaluateArgs, Model, evaluate_data
-from muybridge.engine.last import can_resume
 from muybridge.engine.metrics import Evaluation
 from muybridge.engine.predictions import SUMMARY, hash_of_items, write_json
-from muybridge.engine.processes import join_processes
+from muybridge.engine.processes import how_many, join_processes
 from muybridge.engine.progress import Progress
 from muybridge.engine.small_data import MOST
-from muybridge.engine.train import resume, train
-from muybridge.errors import BadInput, CheckpointError
+from muybridge.engine.sweeps import (
+    SWEEP,
+    Spread,
+    as_dict,
+    check_sweep_folder,
+    flat_fields,
+    read_json,
+    told_differences,
+    train_or_resume,
+)
+from muybridge.errors import BadInput
 from muybridge.methods.base import text_head
 from muybridge.recipes import check
 from muybridge.recipes.fields import to_dict
@@ -39,24 +45,6 @@ from muybridge.video.readers.formats import find
 from muybridge.video.sources import Source, read_source
 
 SHOTS = (1, 2, 4, 8, 16)
-SWEEP = "sweep.json"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Several measurements of a figure: mean and standard deviation (of a sample; None if there is one only)."""
-
-    mean: float
-    deviation: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
-        """Of one value or more."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1%}" + (f" ± {self.deviation * 100:.1f}" if self.deviation is not None else "")
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,7 @@ class FewShot:
     def summary(self) -> dict[str, Any]:
         """Every cell, and mean and deviation for every K."""
         figures = ("top1", "top5", "mean_class")
-        rows = [{"shots": k, **{name: _as_dict(self.spread(k, name)) for name in figures}} for k in self.shots]
+        rows = [{"shots": k, **{name: as_dict(self.spread(k, name)) for name in figures}} for k in self.shots]
         return {"shots": rows, "cells": [to_dict(cell) for cell in self.cells]}
 
     def __repr__(self) -> str:
@@ -137,8 +125,8 @@ class ZeroShot:
     def summary(self) -> dict[str, Any]:
         """Mean, deviation, and the summary of every split."""
         return {
-            "top1": _as_dict(self.top1),
-            "top5": _as_dict(self.top5),
+            "top1": as_dict(self.top1),
+            "top5": as_dict(self.top5),
             "texts": list(self.texts),
             "folds": {str(fold): one.summary() for fold, one in self.evaluations.items()},
         }
@@ -209,25 +197,27 @@ def few_shot(
         raise BadInput(
             f"shots are {', '.join(map(str, shots)) or 'none'} and seeds {seeds}; expected 1 or more of each."
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if how_many() > 1:
         raise BadInput("A sweep's many short trainings run one after the other, in one process: start it by itself.")
     recipe = validate(replace(recipe, train=replace(recipe.train, evaluate_every=recipe.train.epochs or MOST)))
     check(recipe)
     source = source or read_source(recipe.data, recipe.source)
-    _begin(out, recipe, source, texts)
-    cells = []
-    for k in sorted(set(shots)):
-        for seed in range(recipe.train.seed, recipe.train.seed + seeds):
-            folder = Path(f"{k}-shot") / f"seed-{seed}"
-            half = replace(source, train=draw_shots(source.train, k, seed))
-            if not (out / folder / SUMMARY).is_file():
-                progress.say(f"{k} videos a class, seed {seed}: {len(half.train)} videos -> {out / folder}")
-                setting = replace(recipe, train=replace(recipe.train, seed=seed))
-                _train(setting, out / folder, half, backbone, _WithoutEpochs(progress), texts)
-            figures = _read_json(out / folder / SUMMARY)
-            top1, top5, mean_class = (float(figures[name]) for name in ("top1", "top5", "mean_class"))
-            cells.append(Cell(k, seed, len(half.train), top1, top5, mean_class, folder.as_posix()))
-            _write_cells(out, cells)
+    check_sweep_folder(out)
+    with alone_in(out):
+        _begin(out, recipe, source, texts)
+        cells = []
+        for k in sorted(set(shots)):
+            for seed in range(recipe.train.seed, recipe.train.seed + seeds):
+                folder = Path(f"{k}-shot") / f"seed-{seed}"
+                half = replace(source, train=draw_shots(source.train, k, seed))
+                if not (out / folder / SUMMARY).is_file():
+                    progress.say(f"{k} videos a class, seed {seed}: {len(half.train)} videos -> {out / folder}")
+                    setting = replace(recipe, train=replace(recipe.train, seed=seed))
+                    train_or_resume(setting, out / folder, half, backbone, _WithoutEpochs(progress), texts)
+                figures = read_json(out / folder / SUMMARY)
+                top1, top5, mean_class = (float(figures[name]) for name in ("top1", "top5", "mean_class"))
+                cells.append(Cell(k, seed, len(half.train), top1, top5, mean_class, folder.as_posix()))
+                _write_cells(out, cells)
     return FewShot(tuple(cells), out)
 
 
@@ -300,16 +290,14 @@ def _begin(out: Path, recipe: Recipe, source: Source, texts: Sequence[str] | Non
     wanted = json.loads(json.dumps({"recipe": to_dict(recipe), "videos": halves, "texts": list(texts or ())}))
     file = out / SWEEP
     if not file.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"{out} exists already and is no sweep; nothing is written over. Give another --out.")
         write_json(file, wanted)
         return
-    there = _read_json(file)
+    there = read_json(file)
+    if "recipe" not in there:
+        raise BadInput(f"{out} is a sweep of settings (--try), not of shots. Give another --out.")
     if there != wanted:
-        flat, asked = _flat(there), _flat(wanted)
-        differ = [key for key in {**flat, **asked} if flat.get(key) != asked.get(key)]
-        told = "; ".join(f"{key} was {flat.get(key)}, now {asked.get(key)}" for key in differ[:3])
-        raise BadInput(f"{out} is a sweep of another setting: {told}. Give another --out.")
+        flat, asked = flat_fields(there), flat_fields(wanted)
+        raise BadInput(f"{out} is a sweep of another setting: {told_differences(flat, asked)}. Give another --out.")
 
 
 class _WithoutEpochs(Progress):
@@ -323,17 +311,6 @@ class _WithoutEpochs(Progress):
         """One line that stays."""
         if not text.startswith("epoch "):
             self.inner.say(text)
-
-
-def _train(
-    recipe: Recipe, folder: Path, source: Source, backbone: ViT | None, progress: Progress, texts: Sequence[str] | None
-) -> None:
-    if can_resume(folder):
-        resume(folder, backbone, progress)
-        return
-    # Stopped before its first checkpoint: there is nothing in it but its setting.
-    shutil.rmtree(folder, ignore_errors=True)
-    train(recipe, folder, source, backbone, progress, texts=texts)
 
 
 def _write_cells(out: Path, cells: Sequence[Cell]) -> None:
@@ -358,22 +335,3 @@ def _write_cells(out: Path, cells: Sequence[Cell]) -> None:
 
     write_atomically(out / "few_shot.csv", table)
     write_atomically(out / "cells.csv", every)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Raises CheckpointError where it holds no object."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); move {path.parent} away, and run again.") from None
-
-
-def _as_dict(spread: Spread) -> dict[str, Any]:
-    return {"mean": spread.mean, "deviation": spread.deviation, "count": spread.count}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
