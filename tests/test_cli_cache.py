@@ -82,6 +82,24 @@ def test_computed_once_listed_trained_on_and_removed(videos, tmp_path, capsys, t
     assert "0.00 GB" in out
 
 
+def test_repeated_videos_of_small_classes_are_computed_ahead_too(videos, tmp_path, capsys, tiny, monkeypatch):
+    kept = tmp_path / "kept"
+    (tmp_path / "data").mkdir()
+    for half, counts in (("train", {"rising": 5, "falling": 2}), ("val", {"rising": 3, "falling": 3})):
+        rows = [f"{videos}/{half}/{label}/{i}.mp4,{label}" for label, count in counts.items() for i in range(count)]
+        (tmp_path / "data" / f"{half}.csv").write_text("\n".join(["path,label", *rows]))
+    balanced = ("--train.balanced_sampling", "true")
+    code, out, err = cached(capsys, tmp_path / "data", kept, *balanced, "--json")
+    assert code == 0, err
+    assert (json.loads(out)["train"]["videos"], json.loads(out)["val"]["videos"]) == (10, 6)
+    monkeypatch.setattr(VideoBatches, "read", lambda *_: pytest.fail("a video was decoded"))
+    code, out, err = told(
+        capsys, "train", "--data", tmp_path / "data", "--method", "probe", "--cache", "--train.cache_folder", kept,
+        "--out", tmp_path / "run", "--train.epochs", "1", *FIELDS, *balanced,
+    )  # fmt: skip
+    assert code == 0, err
+
+
 def test_views_are_kept_side_by_side(videos, tmp_path, capsys, tiny):
     code, out, err = cached(capsys, videos, tmp_path, "--views", "3", "--json")
     assert code == 0, err
@@ -115,6 +133,13 @@ def test_the_folder_is_in_the_users_cache(videos, tmp_path, capsys, tiny, monkey
         (["train", "--data", "DATA", "--train.cache", "disc"], "disk"),
         (["train", "--data", "DATA", "--train.cache", "disk"], "--train.fixed_views 1"),
         (["train", "--resume", "DATA", "--cache"], "give it alone"),
+        (["cache", "--data", "DATA", "--workers", "2"], "give --engine ray too"),
+        (["cache", "--data", "DATA", "--source.stream", "true"], "leave --source.stream out"),
+        (
+            ["cache", "--data", "DATA", "--method", "probe", "--init.model", "runs/x"],
+            "a training with --init and --cache",
+        ),
+        (["cache", "--data", "pipe:cat {0..9}.tar"], "would run a command"),
     ],
 )
 def test_mistakes_get_a_sentence_and_code_2(videos, capsys, words, sentence):

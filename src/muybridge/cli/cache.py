@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,7 @@ from muybridge.errors import BadInput
 
 if TYPE_CHECKING:
     from muybridge.engine.store import Kept
+    from muybridge.engine.writing import Spread
     from muybridge.structures import Recipe
 
 READING = Reading()
@@ -34,6 +36,10 @@ def cache(
     folder: Path | None = None,
     list: bool = False,
     clear: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    address: str | None = None,
     reading: Reading = READING,
     json: bool = False,
     fields: Fields = None,
@@ -54,9 +60,19 @@ def cache(
         folder: of all features; short for --train.cache_folder (default: in the user's cache).
         list: show what is there.
         clear: remove the features with this key or its first characters, or 'all'.
+        engine: 'local': this process, or those that torchrun starts; 'ray': workers of Ray, into a folder that all of
+            them see.
+        workers: how many workers Ray starts; by default as many as fit, with a GPU each or 4 CPUs.
+        gpus_per_worker: GPUs of each of Ray's workers (default: 0).
+        address: of a Ray cluster, or 'auto'; by default Ray is started on this machine.
         json: print as JSON.
     """
     from muybridge.engine.store import features_folder
+
+    team = {"workers": workers, "gpus_per_worker": gpus_per_worker, "address": address}
+    given = {name: value for name, value in team.items() if value is not None}
+    if engine == "local" and given:
+        raise BadInput(f"--{next(iter(given)).replace('_', '-')} is for workers of Ray: give --engine ray too.")
 
     named: dict[str, Any] = {"data": data, "method": method, "backbone": backbone, "weights": weights}
     named |= {"train.fixed_views": views, "train.cache_folder": folder}
@@ -71,25 +87,36 @@ def cache(
         root = features_folder(changes.get("train.cache_folder", ""))
         _remove(root, clear, json) if clear is not None else _show(root, json)
         return
-    _compute(changes, backbone, recipe, labels, json)
+    _compute(changes, backbone, recipe, labels, json, given if engine == "ray" else None)
 
 
 def with_disk_cache(setting: Recipe) -> Recipe:
     """The recipe with `train.cache=disk`, and one fixed draw of every video where it has fresh ones; which is told."""
+    from muybridge.engine.processes import is_first
+
     args = replace(setting.train, cache="disk")
     if not args.fixed_views:
         args = replace(args, fixed_views=1)
-        complain(
-            "cached features are of fixed draws: every video is cropped, and its frames are chosen, in one way "
-            "(--train.fixed_views 1). More ways, each with features of its own: --train.fixed_views K."
-        )
+        if is_first():
+            complain(
+                "cached features are of fixed draws: every video is cropped, and its frames are chosen, in one way "
+                "(--train.fixed_views 1). More ways, each with features of its own: --train.fixed_views K."
+            )
     return replace(setting, train=args)
 
 
-def _compute(changes: dict[str, str], backbone: str | None, recipe: str | None, labels: str | None, json: bool) -> None:
+def _compute(
+    changes: dict[str, str],
+    backbone: str | None,
+    recipe: str | None,
+    labels: str | None,
+    json: bool,
+    team: dict[str, Any] | None,
+) -> None:
     from muybridge.backbones.weights import load_backbone
     from muybridge.engine.caching import cache_features
-    from muybridge.engine.progress import ProgressBar
+    from muybridge.engine.processes import is_first
+    from muybridge.engine.progress import Progress, ProgressBar
     from muybridge.recipes import check, find_recipe, fit_to_backbone, override, validate
     from muybridge.structures import Recipe
     from muybridge.video.sources import read_source
@@ -97,16 +124,24 @@ def _compute(changes: dict[str, str], backbone: str | None, recipe: str | None, 
     start = find_recipe(recipe) if recipe is not None else Recipe()
     setting = with_disk_cache(validate(override(start, changes)))
     check(setting)
+    if setting.init.model:
+        raise BadInput(
+            f"What the backbone of {setting.init.model} says is not computed ahead; a training with --init and --cache "
+            "does so at its start."
+        )
     if not setting.data:
         raise BadInput("Give the videos with --data DIR, for example a folder with one folder of files per class.")
     source = read_source(setting.data, setting.source)
     asked = setting.backbone if backbone or recipe or not setting.weights else None
     vit, info = load_backbone(asked, setting.weights or None)
     setting = fit_to_backbone(setting, info)
-    progress = ProgressBar()
+    progress = ProgressBar() if is_first() else Progress()
     progress.say(source.how)
     summary: dict[str, Any] = {"method": setting.method, "backbone": setting.backbone}
-    halves = cache_features(setting, source, vit, progress, parse_labels(labels))
+    with _spread(team) as spread:
+        halves = cache_features(setting, source, vit, progress, parse_labels(labels), spread)
+    if not is_first():
+        return
     for half, batches in zip(("train", "val"), halves, strict=True):
         store = batches.store
         summary[half] = {
@@ -126,6 +161,15 @@ def _compute(changes: dict[str, str], backbone: str | None, recipe: str | None, 
             kept = summary[half]
             print(f"{half}: {kept['videos']} videos x {kept['views']}, {kept['megabytes']:,.0f} MB, {kept['folder']}")
         print("Train with the same settings and --cache.")
+
+
+def _spread(team: dict[str, Any] | None) -> AbstractContextManager[Spread | None]:
+    """Workers of Ray, as `through_ray` takes them; None: there are none."""
+    if team is None:
+        return nullcontext()
+    from muybridge.engine.ray_cache import through_ray
+
+    return through_ray(**team)
 
 
 def _show(root: Path, json: bool) -> None:

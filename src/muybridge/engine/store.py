@@ -4,6 +4,8 @@
                  index.json            shards with their sizes and checksums, rows, labels, unreadable videos
                  00000.safetensors     one tensor a feature, a row a video and view
                  lock                  held by the process that writes
+                 index-<name>.json     of another process that writes beside it, until both are done; its shards
+                                       are called after it
 
 A shard is written beside its place, moved there in one step, and only then entered in the index, which is replaced as
 a whole. So after any interruption the index tells the truth, and what it does not name is computed again.
@@ -36,7 +38,7 @@ from muybridge.engine.progress import Progress
 from muybridge.errors import BadInput
 from muybridge.methods.base import Features
 
-INDEX, SETTING, LOCK = "index.json", "setting.json", "lock"
+INDEX, SETTING, LOCK, SHARES = "index.json", "setting.json", "lock", "index-*.json"
 SHARD_BYTES, SHARD_ROWS, SHARD_SECONDS = 256_000_000, 4096, 60.0  # a shard is written when one of them is reached
 CHUNK = 1 << 24  # bytes that are read at a time for a checksum
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -81,6 +83,8 @@ class FeatureStore:
         root: folder of all settings' features.
         setting: all that the features depend on, plain values.
         count: how many rows there will be.
+        share: the name of a process that writes beside the one that is `writing`; it sees its own rows only. Each name
+            is given once.
 
     Attributes:
         folder: of this setting.
@@ -90,10 +94,11 @@ class FeatureStore:
         torn: files that were named in the index and are not whole.
     """
 
-    def __init__(self, root: Path, setting: Mapping[str, Any], count: int) -> None:
+    def __init__(self, root: Path, setting: Mapping[str, Any], count: int, share: str = "") -> None:
         self.folder = root / feature_key(setting)
         self.setting = setting
         self.count = count
+        self.share = share
         self._waiting: list[tuple[list[int], list[int], Features]] = []
         self._since = time.monotonic()
         self.load()
@@ -107,17 +112,30 @@ class FeatureStore:
         self._places: dict[int, tuple[str, int]] = {}
         self._shards: list[Shard] = []
         self._mapped: dict[str, Features] = {}
-        index = read_json(self.folder / INDEX)
-        if index is None:
-            return
-        self.about = index["about"]
-        self.errors = {int(row): sentence for row, sentence in index["errors"].items()}
-        for entry in index["shards"]:
-            shard = Shard(**entry)
-            if is_whole(self.folder / shard.file, shard):
-                self._enter(shard)
-            else:
-                self.torn.append(shard.file)
+        seen: set[str] = set()
+        for index in [] if self.share else _indices(self.folder):
+            self.about |= index["about"]
+            self.errors |= {int(row): sentence for row, sentence in index["errors"].items()}
+            for shard in [Shard(**entry) for entry in index["shards"] if entry["file"] not in seen]:
+                seen.add(shard.file)
+                if not is_whole(self.folder / shard.file, shard):
+                    self.torn.append(shard.file)
+                elif not self._places.keys() >= set(shard.rows):  # a share that died may have been computed twice
+                    self._enter(shard)
+        self.errors = {row: sentence for row, sentence in self.errors.items() if row not in self._places}
+
+    def absorb(self) -> None:
+        """Enter what shares have written in the index, and remove their own; for the process that is `writing`.
+
+        Raises:
+            BadInput: the index cannot be written.
+        """
+        shares = list(self.folder.glob(SHARES))
+        self.load()
+        if shares:
+            self.flush()
+            for path in shares:
+                path.unlink(missing_ok=True)
 
     def _enter(self, shard: Shard) -> None:
         self._shards.append(shard)
@@ -181,7 +199,7 @@ class FeatureStore:
         except OSError as error:
             raise _cannot_write(self.folder, error) from None
         try:
-            self.load()
+            self.absorb()
             for file in self.torn:
                 progress.say(f"{self.folder / file} is not whole; what it held is computed again.")
             named = {shard.file for shard in self._shards}
@@ -215,11 +233,10 @@ class FeatureStore:
         waiting, self._waiting = self._waiting, []
         self._since = time.monotonic()
         try:
-            if not (self.folder / SETTING).is_file():
+            if not self.share and not (self.folder / SETTING).is_file():
                 _write_json(self.folder / SETTING, {**self.setting, "rows": self.count})
             if waiting:
-                used = [int(shard.file.partition(".")[0]) for shard in self._shards]
-                path = self.folder / f"{max(used, default=-1) + 1:05}.safetensors"
+                path = self._next()
                 tensors = {name: torch.cat([part[name] for _, _, part in waiting]) for name in waiting[0][2]}
                 write_atomically(path, lambda partial: save_file(tensors, partial))
                 found = path.stat()
@@ -227,9 +244,16 @@ class FeatureStore:
                 labels = [label for part in waiting for label in part[1]]
                 self._enter(Shard(path.name, found.st_size, found.st_mtime_ns, crc32(path), rows, labels))
             index = {"about": self.about, "errors": self.errors, "shards": [asdict(shard) for shard in self._shards]}
-            _write_json(self.folder / INDEX, index)
+            _write_json(self.folder / (SHARES.replace("*", self.share) if self.share else INDEX), index)
         except (OSError, SafetensorError, NotSaved) as error:
             raise _cannot_write(self.folder, error) from None
+
+    def _next(self) -> Path:
+        """The file of the next shard."""
+        before = f"{self.share}-" if self.share else ""
+        used = [shard.file.removeprefix(before).partition(".")[0] for shard in self._shards]
+        number = max((int(name) for name in used if name.isdecimal()), default=-1) + 1
+        return self.folder / f"{before}{number:05}.safetensors"
 
 
 def is_whole(path: Path, shard: Shard) -> bool:
@@ -305,10 +329,11 @@ def kept_features(root: Path) -> list[Kept]:
     for folder in sorted(root.iterdir(), key=os.path.getmtime, reverse=True) if root.is_dir() else []:
         setting = read_json(folder / SETTING) if KEY.fullmatch(folder.name) else None
         if setting is not None:
-            index = read_json(folder / INDEX) or {"errors": {}, "shards": []}
-            done = sum(len(shard["rows"]) for shard in index["shards"]) + len(index["errors"])
-            size = sum(path.stat().st_size for path in folder.iterdir())
-            found.append(Kept(folder.name, folder, setting, done, setting.pop("rows"), size))
+            done: set[int] = set()
+            for index in _indices(folder):
+                done = done.union(map(int, index["errors"]), *(shard["rows"] for shard in index["shards"]))
+            size = sum(_size(path) for path in folder.iterdir())
+            found.append(Kept(folder.name, folder, setting, len(done), setting.pop("rows"), size))
     return found
 
 
@@ -335,8 +360,9 @@ def clear_features(root: Path, keys: Collection[str] | None = None) -> tuple[int
         except OSError as error:
             raise _cannot_write(kept.folder, error) from None
         try:
-            # The index goes first: half a removal leaves nothing that could be taken for whole.
-            (kept.folder / INDEX).unlink(missing_ok=True)
+            # Indices go first: half a removal leaves nothing that could be taken for whole.
+            for index in (kept.folder / INDEX, *kept.folder.glob(SHARES)):
+                index.unlink(missing_ok=True)
             for path in list(kept.folder.iterdir()):
                 if path.name != LOCK:
                     path.unlink()
@@ -356,6 +382,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # moved or removed since by a process that writes
+        return 0
+
+
+def _indices(folder: Path) -> list[dict[str, Any]]:
+    """The index of a folder, and those of shares that are at work or were stopped."""
+    found = (read_json(path) for path in (folder / INDEX, *sorted(folder.glob(SHARES))))
+    return [index for index in found if index is not None]
 
 
 def _write_json(path: Path, plain: Mapping[str, Any]) -> None:

@@ -107,21 +107,26 @@ def expand(pattern: str) -> list[str]:
     return [head + middle + tail for middle in middles for tail in tails]
 
 
-def indices_of(shards: Sequence[str]) -> list[list[Stored]]:
+def indices_of(shards: Sequence[str], labelled: bool = True) -> list[list[Stored]]:
     """The videos of every shard, in their order; several shards are read at a time.
+
+    Args:
+        shards: paths or addresses.
+        labelled: as `index_of`.
 
     Raises:
         MissingFile, BadInput: as `index_of`.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(index_of, shards))
+        return list(pool.map(lambda shard: index_of(shard, labelled), shards))
 
 
-def index_of(shard: str) -> list[Stored]:
+def index_of(shard: str, labelled: bool = True) -> list[Stored]:
     """The videos of a shard, in its order: as remembered, if the archive has not changed, else read and remembered.
 
     Args:
         shard: path or address of a tar archive.
+        labelled: every sample needs a label; else labels are not read and empty.
 
     Raises:
         MissingFile: it is not there or cannot be read.
@@ -130,17 +135,17 @@ def index_of(shard: str) -> list[Stored]:
     address = shard if is_address(shard) else os.path.abspath(shard)
     try:
         state = state_of(address)
-        kept = _cache() / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
+        kept = _cache() / f"{hashlib.sha256(address.encode()).hexdigest()}{'' if labelled else '-unlabelled'}.json"
         remembered = _recall(kept, address, state)
         if remembered is None:
-            remembered = _read(address, state["size"])
+            remembered = _read(address, state["size"], labelled)
             _remember(kept, address, state, remembered)
     except VideoError as error:
         raise MissingFile(f"The shard {error}.") from error
     return remembered
 
 
-def _read(address: str, size: int) -> list[Stored]:
+def _read(address: str, size: int, labelled: bool) -> list[Stored]:
     """The samples of a tar archive, from its headers and its labels."""
     videos: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, dict[str, str]] = {}
@@ -156,12 +161,12 @@ def _read(address: str, size: int) -> list[Stored]:
                         "ends at the first dot."
                     )
                 videos[key] = name, offset, length
-            elif suffix in LABELS and length <= MOST_LABEL_BYTES:
+            elif labelled and suffix in LABELS and length <= MOST_LABEL_BYTES:
                 labels.setdefault(key, {})[suffix] = member.decode("utf-8", "replace")
     if not videos:
         raise BadInput(f"{address} holds no video; expected members such as 0001.mp4 with 0001.cls, .json or .txt.")
     return [
-        Stored(key, offset, length, _label(f"{address}, {name}", labels.get(key, {})))
+        Stored(key, offset, length, _label(f"{address}, {name}", labels.get(key, {})) if labelled else "")
         for key, (name, offset, length) in videos.items()
     ]
 
