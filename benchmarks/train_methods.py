@@ -41,7 +41,8 @@ DIST = {"layers": (7, 8, 9, 10), "pooling_layers": 2, "temporal_embedding_std": 
 FRAMES = {"dist": 16}
 # DiST reads pixels with what it trains, and learns 240 videos by heart if they never move.
 CROPS = {"dist": Transform(size=(84, 84), crop="random", resize=98)}
-# Method -> its options and how it is trained; what depends on frozen weights only is computed once.
+# Method -> its options and how it is trained; what depends on frozen weights only is computed once. `full` is EVL whose
+# backbone is trained too, from end to end: the baseline that parameter-efficient methods are compared with.
 SETTINGS = {
     "probe": ({}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
     "evl": ({"layers": 4}, TrainArgs(epochs=20, batch_size=20, lr=1e-3, warmup=2, fixed_views=1, cache="memory")),
@@ -56,6 +57,19 @@ SETTINGS = {
     "ila": (
         ILA,
         TrainArgs(epochs=12, batch_size=8, lr=5e-4, warmup=1, precision="bf16", evaluate_every=4),
+    ),
+    "full": (
+        {"layers": 4},
+        TrainArgs(
+            epochs=20,
+            batch_size=20,
+            lr=1e-3,
+            warmup=2,
+            precision="bf16",
+            evaluate_every=4,
+            unfreeze="all",
+            backbone_lr=1e-5,
+        ),
     ),
 }
 FIELDS = (  # noqa: SIM905 - shorter so
@@ -93,7 +107,7 @@ def run(method: str, seed: int, folder: Path, videos: Path, changes: dict[str, o
     args = replace(args, seed=seed, workers=0, **changes)
     vit, info = load_backbone("vits14_imgfocus")
     recipe = Recipe(
-        method=method,
+        method="evl" if method == "full" else method,
         options=options,
         data=str(videos),
         sampling=Sampling(frames=FRAMES.get(method, 8)),

@@ -25,7 +25,7 @@ ALLOWED = {
     "recogniser": BELOW_METHODS | {"methods", "recipes", "published", "engine", "video"},
     "loading": BELOW_LOADING,
     "testing": BELOW_LOADING | {"loading", "plain"},
-    "measure": BELOW_METHODS | {"methods", "plain", "info", "engine", ""},
+    "measure": BELOW_METHODS | {"methods", "plain", "info", "engine", "video", ""},
     "demo": BELOW_LOADING | {"loading"},
     "__main__": {"cli"},
     "cli": BELOW_LOADING | {"loading", "plain", "info", "measure", "demo", ""},

@@ -47,6 +47,34 @@ def test_mistakes(arguments, said, capsys):
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_where_the_time_of_a_training_goes(videos, tmp_path, capsys):
+    file = tmp_path / "stages.csv"
+    command = ["benchmark", "probe", *SMALL, "--data", str(videos), "--workers", "0", "--csv", str(file)]
+    assert run(command) == 0
+    said = capsys.readouterr().out
+    assert "2 frames of 56 px, 3 classes, batches of 2" in said
+    assert "15 training videos" in said
+    assert "what this device trains" in said
+    rows = list(csv.DictReader(file.open()))
+    assert [row["what"] for row in rows[:3]] == ["decode", "transform", "collate"]
+    assert sum(row["unit"] == "cores" for row in rows) == 8
+    assert run([*command, "--json"]) == 0
+    assert [row["unit"] for row in json.loads(capsys.readouterr().out)] == [row["unit"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--train"], "leave --train and --ways out"),
+        (["--workers", "two"], "--workers is two"),
+        (["--format", "nothing"], "nothing"),
+    ],
+)
+def test_mistakes_with_data(arguments, said, videos, capsys):
+    assert run(["benchmark", "probe", *SMALL, "--data", str(videos), *arguments]) == 2
+    assert said in capsys.readouterr().err.replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_gpu_script_runs_anywhere(tmp_path):
     out = tmp_path / "gpu.csv"

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from muybridge import cli
-from muybridge.engine import protocols
+from muybridge.engine import sweeps
 from muybridge.engine.train import train
 from muybridge.structures import Recipe, Sampling, SourceArgs, TrainArgs, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -205,7 +205,7 @@ def test_sweep(videos, tmp_path, capsys, monkeypatch):
     code, out, err = answer(capsys, *command)
     assert code == 0, err
     assert "±" in out
-    monkeypatch.setattr(protocols, "train", None)  # nothing is trained again
+    monkeypatch.setattr(sweeps, "train", None)  # nothing is trained again
     summary = json.loads(answer(capsys, *command, "--json")[1])
     assert [row["shots"] for row in summary["shots"]] == [1, 2]
     assert len(summary["cells"]) == 4

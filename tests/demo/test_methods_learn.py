@@ -41,7 +41,7 @@ def all_cores():
 
 def test_six_classes_are_three_pairs_of_twins(bench):
     assert len(bench.SIX) == 6
-    assert set(bench.SETTINGS) == {"probe", "evl", "ila", "dist", "zeroi2v"}
+    assert set(bench.SETTINGS) == {"probe", "evl", "ila", "dist", "zeroi2v", "full"}
 
 
 @pytest.mark.slow

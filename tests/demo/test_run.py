@@ -76,6 +76,7 @@ def test_summaries_are_what_the_probe_would_compute(tiny, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_it_keeps_its_promises(tmp_path):
     """The figures that the README quotes, within what is promised; about 3 minutes on two quiet cores."""
     torch.set_num_threads(2)

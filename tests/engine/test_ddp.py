@@ -1,23 +1,15 @@
 """Two processes with half of the batch each train what one process with the whole batch trains."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from itertools import chain
-from pathlib import Path
 
 import pytest
-from together import backbone, recipe_of
+from together import backbone, distance, recipe_of, together
 
 from muybridge.engine.batches import batch_keys, batches_in_epoch, epoch_batches
-from muybridge.engine.last import load_last
 from muybridge.engine.processes import Processes
 from muybridge.engine.train import resume, train
 from muybridge.errors import CheckpointError
-
-HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize(("count", "size", "of"), [(15, 2, 2), (16, 4, 2), (13, 3, 4), (3, 2, 4), (1, 1, 2)])
@@ -34,43 +26,6 @@ def test_shares_are_those_of_one_process_with_the_whole_batch(count, size, of):
     assert sorted(chain(*chain(*dealt))) == list(range(count))
     assert all(batch in epoch_batches(count, size, None, 0) for part in dealt for batch in part)
     assert [len(part) for part in dealt] == [batches_in_epoch(count, size, None, Processes(r, of)) for r in range(of)]
-
-
-def together(videos, out, *arguments, count=2, fails=False):
-    """Run `together.py` in several processes; what each printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(count):
-        named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        named |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": ""}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, str(HERE / "together.py"), str(videos), str(out), *arguments],
-                env={**os.environ, **{name: str(value) for name, value in named.items()}},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert all((process.returncode != 0) == fails for process in processes), "\n".join(said)
-    return said
-
-
-def distance(one, other):
-    ours, theirs = load_last(one), load_last(other)
-    assert ours["tensors"].keys() == theirs["tensors"].keys()
-    pairs = [(ours["tensors"], theirs["tensors"])]
-    if "average" in ours:
-        pairs.append((ours["average"]["tensors"], theirs["average"]["tensors"]))
-    return max(
-        (a[key] - b[key]).abs().max().item()
-        for a, b in pairs
-        for key in a
-        if a[key].is_floating_point() and "running" not in key
-    )
 
 
 @pytest.mark.slow

@@ -6,15 +6,16 @@ import json
 import multiprocessing
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from killed_run import backbone, go_on, run_and_die
+from killed_run import RECIPE, backbone, go_on, run_and_die
 
 from muybridge.engine import last, run
 from muybridge.engine.checkpoint import MODEL, NotSaved, save_model, write_atomically
-from muybridge.engine.interrupt import Interrupted
+from muybridge.engine.interrupt import Interrupted, Paused
 from muybridge.engine.last import LAST, PREVIOUS, can_resume, check_new, digest_of, load_last, save_last
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import resume, train
@@ -190,7 +191,7 @@ def test_stopped_on_a_full_disk_it_tells_where_it_will_go_on(videos, tmp_path, m
 def test_a_best_model_that_cannot_be_written_stops_the_run(videos, tmp_path, monkeypatch, whole):
     folder = tmp_path / "run"
 
-    def no_room(path, method, spec, slim):
+    def no_room(path, *rest, **options):
         raise NotSaved(f"{path} could not be written (No space left on device).")
 
     monkeypatch.setattr(run, "save_model", no_room)
@@ -253,6 +254,56 @@ def test_a_checkpoint_of_another_version_is_told(stopped):
     torch.save({**state, "layout": 99, "sha256": digest_of({**state, "layout": 99})}, stopped / LAST)
     with pytest.raises(CheckpointError, match="another version of muybridge"):
         load_last(stopped)
+
+
+class Dead(Exception):
+    """The machine goes down."""
+
+
+class DeadBefore(Heard):
+    """Ends without a word when this epoch begins."""
+
+    def __init__(self, title):
+        super().__init__()
+        self.title = title
+
+    def start(self, title, total):
+        if title == self.title:
+            raise Dead
+
+
+def test_large_checkpoints_after_short_epochs_are_left_out_and_nothing_changes(videos, tmp_path, monkeypatch):
+    settings = {"workers": 0, "save_every": 0.0, "epochs": 4}
+    go_on(videos, tmp_path / "whole", **settings)
+    monkeypatch.setattr(last, "SMALL", 0)
+    monkeypatch.setattr(last, "LARGE_SHARE", 1e-9)
+    written = []
+    monkeypatch.setattr(
+        last, "save_last", lambda folder, state: written.append(state["epoch"]) or save_last(folder, state)
+    )
+    with pytest.raises(Dead):
+        go_on(videos, tmp_path / "run", DeadBefore("epoch 4/4"), **settings)
+    assert written == [1], "how long one takes is not known before"
+    assert load_last(tmp_path / "run")["epoch"] == 1
+    with pytest.raises(Interrupted, match="Stopped in epoch 4 after 2 batches and saved"):
+        go_on(videos, tmp_path / "run", StopAfter(10))
+    assert written == [1, 2, 3], "after an epoch, and as somebody asked to stop"
+    monkeypatch.setattr(last, "LARGE_SHARE", 1.0)
+    go_on(videos, tmp_path / "run")
+    assert written[3:] == [4]
+    assert ends(tmp_path / "run") == ends(tmp_path / "whole")
+
+
+def test_a_paused_run_has_saved(videos, tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(last.Checkpoints, "due_after_epoch", lambda _: False)
+    recipe = replace(RECIPE, data=str(videos), train=replace(RECIPE.train, workers=0, save_every=0.0))
+    with pytest.raises(Paused):
+        train(recipe, tmp_path / "run", backbone=backbone(), until=1)
+    assert load_last(tmp_path / "run")["epoch"] == 1
+    with pytest.raises(Paused):
+        resume(tmp_path / "run", backbone(), until=1)
+    resume(tmp_path / "run", backbone(), until=2)
+    assert ends(tmp_path / "run") == whole
 
 
 def test_an_empty_folder_may_be_given(videos, tmp_path, whole):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from muybridge.backbones.text import TextConfig, TextTower
-from muybridge.engine import protocols
+from muybridge.engine import sweeps
 from muybridge.engine.checkpoint import model_spec
 from muybridge.engine.interrupt import Interrupted
 from muybridge.engine.progress import Progress
@@ -149,14 +149,14 @@ def test_a_stopped_sweep_goes_on(recipe, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         few_shot(recipe, tmp_path / "cut", (1, 2), 1, backbone=backbone(), progress=Told(stop_at=2))
 
-    original = protocols.train
+    original = sweeps.train
 
     def interrupted(setting, folder, *arguments, **options):
         original(setting, folder, *arguments, **options)
         (folder / "evaluation.json").unlink()  # as a training leaves its folder that was stopped before its end
         raise Interrupted("Stopped")
 
-    monkeypatch.setattr(protocols, "train", interrupted)
+    monkeypatch.setattr(sweeps, "train", interrupted)
     with pytest.raises(Interrupted):
         few_shot(recipe, tmp_path / "cut", (1, 2), 1, backbone=backbone())
     monkeypatch.undo()

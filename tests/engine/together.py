@@ -1,14 +1,21 @@
-"""A training in one of several processes, as torchrun starts them: together.py DATA OUT [resume] [FIELD=VALUE ...]."""
+"""A training in one of several processes, as torchrun starts them: together.py DATA OUT [resume] [FIELD=VALUE ...].
+
+Tests import `together`, which starts them, and what they share.
+"""
 
 import json
+import os
 import signal
+import socket
+import subprocess
 import sys
 
 import torch
+from accelerate import Accelerator
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from muybridge.engine import step
+from muybridge.engine.last import load_last
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import resume, train
 from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
@@ -62,7 +69,7 @@ class Loud(Progress):
 def main(data, out, *arguments):
     torch.set_num_threads(1)
     exchanged = []
-    prepare = step.Accelerator.prepare_model
+    prepare = Accelerator.prepare_model
 
     def watched(accelerator, module):
         prepared = prepare(accelerator, module)
@@ -76,7 +83,7 @@ def main(data, out, *arguments):
         prepared.register_comm_hook(None, count)
         return prepared
 
-    step.Accelerator.prepare_model = watched
+    Accelerator.prepare_model = watched
     changes = {name: json.loads(value) for name, value in (text.split("=") for text in arguments if "=" in text)}
     stop = changes.pop("stop", 0)
     if "resume" in arguments:
@@ -85,6 +92,43 @@ def main(data, out, *arguments):
         recipe = recipe_of(data, changes.pop("method", "evl"), **changes)
         result = train(recipe, out, backbone=backbone(), progress=Loud(stop))
     print(json.dumps({"trainable": result.trainable, "exchanged": sum(exchanged), "top1": result.evaluation.top1}))
+
+
+def together(videos, out, *arguments, count=2, fails=False):
+    """Run `together.py` in several processes; what each printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(count):
+        named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        named |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": ""}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, __file__, str(videos), str(out), *arguments],
+                env={**os.environ, **{name: str(value) for name, value in named.items()}},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert all((process.returncode != 0) == fails for process in processes), "\n".join(said)
+    return said
+
+
+def distance(one, other):
+    ours, theirs = load_last(one), load_last(other)
+    assert ours["tensors"].keys() == theirs["tensors"].keys()
+    pairs = [(ours["tensors"], theirs["tensors"])]
+    if "average" in ours:
+        pairs.append((ours["average"]["tensors"], theirs["average"]["tensors"]))
+    return max(
+        (a[key] - b[key]).abs().max().item()
+        for a, b in pairs
+        for key in a
+        if a[key].is_floating_point() and "running" not in key
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: `muybridge benchmark | demo | data | cache | train | sweep | evaluate | predict | list | info | convert`.
+"""The command line, a file for each family of commands.
 
 Everything heavy is imported inside the commands, so that `--help` and mistakes answer at once.
 """

@@ -55,12 +55,13 @@ class Loading:
     size: int | None = None
     interpolate: bool = False
 
-    def load(self, source: Path) -> Recogniser:
-        """The recogniser at `source`; what is to be known about it is told on stderr."""
+    def load(self, source: Path, device: str | None = None) -> Recogniser:
+        """The recogniser at `source`, on `device` or the best one; what is to be known about it is told on stderr."""
         from muybridge.loading import load
 
         recogniser = load(
             source,
+            device,
             weights=self.weights,
             recipe=self.recipe,
             labels=parse_labels(self.labels),

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import csv as csv_module
 import json as json_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from muybridge.cli.app import app
+from muybridge.cli.app import Reading, app
 from muybridge.errors import BadInput
+
+READING = Reading()
+VIEWS = (25, 100, 400)  # videos a second that a device may train
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Options of the measurement itself."""
+
+    batch: int
+    rounds: int
+    workers: tuple[int, ...]
+    json: bool
 
 
 @app.command
@@ -29,13 +43,17 @@ def benchmark(
     rounds: int = 7,
     threads: int = 0,
     device: str | None = None,
+    data: str | None = None,
+    workers: str = "0,1,2",
+    reading: Reading = READING,
     csv: Path | None = None,
     json: bool = False,
 ) -> None:
     """Time a method or a trained model against its bare backbone on the same frames.
 
     All ways are called in turn in one process, and ratios are taken within a round, so that they can be trusted on a
-    machine that does other things too. Noise is read in place of videos; decoding is not part of it.
+    machine that does other things too. Noise is read in place of videos; decoding is not part of it. With --data it is
+    all of a training on these videos: where its time goes, and how many cores keep the device busy.
 
     Args:
         model: a name of `muybridge list methods` (with random weights), or a run folder or file.
@@ -50,6 +68,9 @@ def benchmark(
         rounds: measurements of each.
         threads: of the processor (default: as torch has it).
         device: such as cpu or cuda (default: the GPU, if there is one).
+        data: videos, as for `train`: time decoding, transforms, forward and backward pass, and the loader; not with
+            --train and --ways.
+        workers: with --data: numbers of processes that decode, separated by commas.
         csv: file to append the table to.
         json: print as JSON.
     """
@@ -65,6 +86,17 @@ def benchmark(
     if threads:
         torch.set_num_threads(threads)
     where = pick_device(device)
+    if data is not None:
+        if train or ways:
+            raise BadInput("--data times a whole training by its stages; leave --train and --ways out.")
+        rows = _pipeline(
+            model, backbone, frames, size, where, data, reading, _Asked(batch, rounds, _numbers(workers), json)
+        )
+        if csv is not None:
+            _append(csv, rows)
+        if json:
+            print(json_module.dumps(rows))
+        return
     method, described = _subject(model, backbone, frames, size, classes, where)
     both = {**WAYS, **STEPS} if train else WAYS
     chosen = pick_ways(ways, both) if ways else ("eager", *(("train",) if train else ()))
@@ -107,6 +139,68 @@ def _subject(model: str, backbone: str, frames: int, size: int, classes: int, de
     )
     method = workload.build(device)
     return method, f"{model}, {backbone}, {frames} frames of {method.image_size[0]} px, {classes} classes"
+
+
+def _pipeline(
+    model: str, backbone: str, frames: int, size: int, device: Any, data: str, reading: Reading, asked: _Asked
+) -> list[dict[str, Any]]:
+    """Where the time of a training on a data set goes, as lines of a table; said as well, unless JSON is asked for."""
+    from muybridge.measure.machine import machine_facts
+    from muybridge.measure.pipeline import STAGES, WORD, cores_needed, loader_rate, stages, stepper_for, training_rate
+    from muybridge.structures import Sampling, Transform
+    from muybridge.video.dataset import VideoDataset
+    from muybridge.video.sources import read_source
+
+    source = read_source(data, reading.args())
+    method, described = _subject(model, backbone, frames, size, len(source.labels), device)
+    stepper = stepper_for(method)
+    if stepper.device.type != device.type:
+        raise BadInput(f"A training runs on {stepper.device.type} here; leave --device {device.type} out.")
+    setting = Sampling(method.frames), Transform(method.image_size)
+    halves = {on: VideoDataset(source.train, *setting, True, 0, reading.args(), on == "device") for on in WORD}
+    batch, facts = asked.batch, machine_facts(stepper.device)
+    rows: list[dict[str, Any]] = []
+
+    def add(what: str, value: float, unit: str, note: str = "") -> None:
+        rows.append({"model": described, "batch": batch, "what": what, "value": round(value, 4), "unit": unit, **facts})
+        if not asked.json:
+            digits = {"cores": 0, "%": 1}.get(unit, 3 if value < 1 else 1)
+            print(f"{what:50} {value:8.{digits}f} {unit}{'  ' + note if note else ''}", flush=True)
+
+    if not asked.json:
+        print(
+            f"{described}, batches of {batch}; {facts['machine']}, {facts['threads']} threads, torch {facts['torch']}"
+        )
+        print(f"{len(source.train)} training videos: {source.how}")
+    costs = stages(halves["workers"], stepper, batch, asked.rounds)
+    for name, value in costs.milliseconds().items():
+        note = STAGES.get(name, "the same as transform and collate, where the device transforms")
+        add(name.replace("_", " "), value, "ms a video", note)
+    for workers in asked.workers:
+        for on, dataset in halves.items():
+            rate = loader_rate(dataset, batch, workers)
+            add(f"loader, {workers} workers, transforms {WORD[on]}", rate, "videos/s")
+    for workers in asked.workers:
+        rate, share = training_rate(halves["workers"], stepper, batch, workers)
+        add(f"training, {workers} workers", rate, "videos/s")
+        add(f"training, {workers} workers: waits for videos", 100 * share, "%", "of the time")
+    for views in (1 / costs.step, *VIEWS):
+        for on, seconds in (("workers", costs.worker), ("device", costs.decode)):
+            what = f"cores for {views:.3g} videos/s, transforms {WORD[on]}"
+            add(
+                what,
+                cores_needed(views, seconds),
+                "cores",
+                "what this device trains" if views == 1 / costs.step else "",
+            )
+    return rows
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise BadInput(f"--workers is {text}; expected numbers of processes separated by commas, such as 0,1,2.")
+    return tuple(int(word) for word in words)
 
 
 def _fits(way: str, method: Any, device: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 from pathlib import Path
 
 from muybridge.cli.app import Fields, Reading, app, parse_labels
@@ -93,11 +92,12 @@ def train(
             --train.cache disk.
         json: print the result as JSON.
     """
+    from muybridge.engine.processes import is_first
     from muybridge.engine.progress import Progress, ProgressBar
     from muybridge.engine.train import resume as resume_training
     from muybridge.engine.train import train as run_training
 
-    first = int(os.environ.get("RANK", "0")) == 0  # of several processes the first one speaks
+    first = is_first()
     progress = ProgressBar() if first else Progress()
     named: dict[str, object] = {"data": data, "method": method, "backbone": backbone, "weights": weights}
     named |= {"init": init, "epochs": epochs, "unfreeze": unfreeze, "cache": "disk" if cache else None}

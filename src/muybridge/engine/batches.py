@@ -6,15 +6,18 @@ any number of workers, after any interruption, and with or without a cache.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import multiprocessing
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from muybridge.engine.processes import Processes
+from muybridge.engine.transfer import finished
 from muybridge.errors import BadInput, MuybridgeError, UnknownName, VideoError
 from muybridge.methods.base import Features
 from muybridge.video.dataset import Batch as Samples
@@ -29,6 +33,7 @@ from muybridge.video.dataset import Sample, VideoDataset, collate
 
 Key = tuple[int, int, int]
 ALONE = Processes()
+_WATCHES: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -130,11 +135,15 @@ class _Plan(Sampler[list[Key]]):
         return len(self.batches)
 
 
-class _Watched(Dataset[Sample]):
-    """A data set whose workers leave word of what they are reading, and end themselves when they hang.
+class Watch:
+    """What a data set has whose workers leave word of what they are reading, and end themselves when they hang.
 
     Reading gives up by itself after `seconds`, but for a decoder that does not come back. The system's clock then ends
     the process, also within C code.
+
+    Args:
+        dataset: the videos.
+        workers: how many there will be.
     """
 
     def __init__(self, dataset: VideoDataset, workers: int) -> None:
@@ -144,15 +153,19 @@ class _Watched(Dataset[Sample]):
         # For each worker: process, and position in the data set; -1: none.
         self.words = multiprocessing.RawArray("q", [0, -1] * workers)
         self.children: list[BaseProcess] = []
+        _WATCHES.add(self)
 
-    def __getitem__(self, key: Key) -> Sample:
+    @contextmanager
+    def reading(self, position: int) -> Iterator[None]:
+        """Within: this worker, if it is one, reads the video at this position of the data set."""
         worker = get_worker_info()
         if worker is None:
-            return self.dataset[key]
-        self.words[2 * worker.id + 1] = key[1]
+            yield
+            return
+        self.words[2 * worker.id + 1] = position
         _alarm(self.limit)
         try:
-            return self.dataset[key]
+            yield
         finally:
             _alarm(0)
             self.words[2 * worker.id + 1] = -1
@@ -184,21 +197,39 @@ class _Watched(Dataset[Sample]):
         )
 
 
+class _Watched(Watch, Dataset[Sample]):
+    def __getitem__(self, key: Key) -> Sample:
+        with self.reading(key[1]):
+            return self.dataset[key]
+
+
 def _alarm(seconds: float) -> None:
     """The process ends after this time; 0: it does not."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _begin_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one finishes its step and saves before it ends the workers.
+def begin_worker(worker: int) -> None:
+    """Set up a process that reads a data set which is a `Watch`."""
+    # Ctrl-C reaches every process of the terminal, and torchrun and Slurm send SIGTERM to all processes too; the main
+    # one finishes its step, for which it may need a batch, and saves before it ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     info = get_worker_info()
     assert info is not None
-    assert isinstance(info.dataset, _Watched)
+    assert isinstance(info.dataset, Watch)
     info.dataset.words[2 * worker] = multiprocessing.current_process().pid or 0
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on `_end_workers` knows this process
+
+
+@atexit.register
+def _end_workers() -> None:
+    # multiprocessing would end them by SIGTERM, which they do not hear, and wait for them.
+    for watch in _WATCHES:
+        for child in watch.children:
+            if child.pid in watch.words[::2] and child.is_alive():
+                child.kill()
 
 
 class VideoBatches:
@@ -213,6 +244,7 @@ class VideoBatches:
 
     Attributes:
         processes: whose share of the batches this is; by default there is one process.
+        device: where videos are to be; None: on the CPU.
     """
 
     def __init__(
@@ -223,6 +255,7 @@ class VideoBatches:
         self.seed = seed
         self.fixed_views = fixed_views
         self.processes = ALONE
+        self.device: torch.device | None = None
         self._plan = _Plan()
         self._watched = _Watched(dataset, workers)
         self._loader = DataLoader(
@@ -232,7 +265,7 @@ class VideoBatches:
             collate_fn=collate,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_begin_worker,
+            worker_init_fn=begin_worker,
             # A generator of its own: the loader draws a number at the start of every epoch, which must not move the
             # global one that dropout uses.
             generator=torch.Generator(),
@@ -257,17 +290,21 @@ class VideoBatches:
             yield Batch(None, nothing, nothing, {})
 
     def read(self, batches: list[list[Key]]) -> Iterator[Batch]:
-        """The batches of these keys.
+        """The batches of these keys; raises what `load` does."""
+        self._plan.batches = batches
+        return self.load(self._loader, self._watched)
+
+    def load(self, loader: DataLoader[Any], watch: Watch) -> Iterator[Batch]:
+        """The batches of a loader whose data set is `watch`.
 
         Raises:
             VideoError: a worker died, or hung, while it was reading this file.
             BadInput, UnknownName: what the data set raises; or a worker died for another reason.
         """
-        self._plan.batches = batches
         try:
-            iterator = _quietly(self._loader)
-            self._watched.children = list(multiprocessing.active_children())
-            for samples in iterator:
+            iterator = _quietly(loader)
+            watch.children = list(multiprocessing.active_children())
+            for samples in finished(iterator, self.dataset, self.device):
                 yield Batch(samples["video"], samples["label"], samples["index"], samples["errors"])
         except (BadInput, UnknownName) as error:
             # A worker's error arrives with its traceback in front; the sentence is the last line.
@@ -277,13 +314,13 @@ class VideoBatches:
             ) from None
         except (RuntimeError, OSError, EOFError):
             # Torch's own word for it; or what the worker has sent before cannot be fetched from it any more.
-            death = self._watched.death()
+            death = watch.death()
             if death is None:
                 raise
             raise death from None
 
 
-def _quietly(loader: DataLoader[Sample]) -> Iterator[Samples]:
+def _quietly(loader: DataLoader[Any]) -> Iterator[Samples]:
     """The loader's iterator, which tells of a dead worker when the next batch is due.
 
     Else torch raises its error at once, in the midst of whatever the main process does.

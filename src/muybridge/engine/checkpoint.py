@@ -128,7 +128,14 @@ def model_spec(
     )
 
 
-def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False, text: TextTower | None = None) -> None:
+def save_model(
+    path: Path,
+    method: Method,
+    spec: ModelSpec,
+    slim: bool = False,
+    text: TextTower | None = None,
+    backbone: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write a model.
 
     Args:
@@ -138,12 +145,14 @@ def save_model(path: Path, method: Method, spec: ModelSpec, slim: bool = False, 
         slim: leave a frozen backbone out; loading then fetches it and verifies its SHA-256. One that was trained with
             the model, or came with the one it started from, is kept: it may be nowhere else.
         text: a text tower to keep beside it, so that other class names can be given without a download.
+        backbone: its state dict, where the method has a share of it only; None: the method's.
     """
     tensors = {f"method.{key}": value for key, value in method.own_state().items()}
     if not method.freezes_backbone:
         spec = replace(spec, backbone_sha256=backbone_sha256(method.backbone), own_backbone=True)
     if not slim or spec.own_backbone:
-        tensors |= {f"backbone.{key}": value for key, value in method.backbone.state_dict().items()}
+        image = method.backbone.state_dict() if backbone is None else backbone
+        tensors |= {f"backbone.{key}": value for key, value in image.items()}
     if text is not None:
         tensors |= {f"text.{key}": value for key, value in text.state_dict().items()}
     spec = replace(spec, text_config=to_dict(text.config) if text is not None else {})
@@ -218,8 +227,11 @@ def load_model(path: str | Path, weights: str | Path | None = None, backbone: Vi
     if strange:
         raise CheckpointError(f"{file} has {len(strange)} unknown keys (first: {', '.join(strange[:3])}).")
     if image:
-        backbone = ViT(from_dict(ViTConfig, spec.backbone_config))
-        load_strictly(backbone, image, f"{file}, backbone")
+        # Fast: the file's pages are the weights, read when they are needed; a ViT-L/14 was drawn at random and then
+        # written over in 3.9 s before.
+        with torch.device("meta"):
+            backbone = ViT(from_dict(ViTConfig, spec.backbone_config))
+        load_strictly(backbone, image, f"{file}, backbone", assign=True)
     else:
         backbone = backbone or load_backbone(spec.backbone if spec.backbone != "custom" else None, weights)[0]
         if backbone_sha256(backbone) != spec.backbone_sha256:
@@ -233,20 +245,30 @@ def load_model(path: str | Path, weights: str | Path | None = None, backbone: Vi
     method.load_own(own)
     text = None
     if words or spec.text_config:
-        text = TextTower(from_dict(TextConfig, spec.text_config))
-        load_strictly(text, words, f"{file}, text tower")
+        with torch.device("meta"):
+            text = TextTower(from_dict(TextConfig, spec.text_config))
+        load_strictly(text, words, f"{file}, text tower", assign=True)
         text.eval()
     return Loaded(method.eval(), spec, text)
 
 
-def load_strictly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], what: str) -> None:
+def load_strictly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], what: str, assign: bool = False) -> None:
     """Load tensors into a module, every key and shape agreeing.
+
+    Args:
+        module: is changed in place.
+        tensors: by key.
+        what: begins the sentence of an error.
+        assign: take these tensors themselves in place of copies, for a module on the meta device.
 
     Raises:
         CheckpointError: missing, unknown or misshapen keys, the first of them named.
     """
-    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    state = module.state_dict()
+    expected = {key: tuple(value.shape) for key, value in state.items()}
     difference = key_difference(expected, {key: tuple(value.shape) for key, value in tensors.items()})
     if difference:
         raise CheckpointError(f"{what}: {difference}.")
-    module.load_state_dict(tensors)
+    if assign:
+        tensors = {key: value.to(state[key].dtype) for key, value in tensors.items()}
+    module.load_state_dict(tensors, assign=assign)

@@ -35,6 +35,7 @@ from muybridge.engine.predictions import (
 )
 from muybridge.engine.processes import Processes, join_processes
 from muybridge.engine.progress import Progress
+from muybridge.engine.sharding import in_step, is_sharded, join_in
 from muybridge.errors import BadInput
 from muybridge.methods.base import Method, text_head
 from muybridge.recipes.fields import to_dict
@@ -126,15 +127,19 @@ def evaluate(
     method.eval()
     scores, labels, indices = [], [], []
     errors: dict[int, str] = {}
+    sharded = is_sharded(method)
     progress.start(title, len(batches))
     try:
-        for batch in batches.epoch(0):
-            errors |= batch.errors
-            if batch.inputs is not None:
+        for batch in in_step(batches.epoch(0), processes) if sharded else batches.epoch(0):
+            if batch is not None and batch.inputs is not None:
                 scores.append(view_scores(method, batch.inputs, device))
                 labels.append(batch.labels)
                 indices.append(batch.indices)
-            progress.advance(1)
+            elif sharded:
+                join_in(method, device)
+            if batch is not None:
+                errors |= batch.errors
+                progress.advance(1)
     finally:
         progress.finish()
         method.train(was_training)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,17 +27,18 @@ from muybridge.engine.batches import (
     batches_in_epoch,
     epoch_batches,
 )
+from muybridge.engine.processes import Processes
 from muybridge.engine.progress import Progress
-from muybridge.engine.setting import frozen_setting, is_remote, to_bytes, was_bytes
-from muybridge.engine.store import FeatureStore, check_space, features_folder
+from muybridge.engine.setting import draws_seed, is_remote
+from muybridge.engine.store import SETTING, FeatureStore, features_folder
+from muybridge.engine.streaming import StreamBatches
+from muybridge.engine.writing import BYTES, HALF, Spread, Writer, new_share, open_store, see, tell_clipped
 from muybridge.errors import BadInput
 from muybridge.methods.base import Features, Method, check_cacheable
 from muybridge.structures import Recipe, TrainArgs, Transform
 from muybridge.video.dataset import Source, VideoDataset
 from muybridge.video.transforms import normalise
 
-BYTES, HALF, EXACT = "bytes", "half", "exact"
-LARGEST = torch.finfo(torch.float16).max
 AHEAD = 1e6  # bytes of a batch below which handing it from thread to thread takes longer than reading it
 
 
@@ -188,57 +190,107 @@ def store_features(
     precision: str = HALF,
     progress: Progress | None = None,
     title: str = "features",
+    processes: Processes = ALONE,
+    spread: Spread | None = None,
 ) -> StoredBatches:
     """As `compute_features`, with the features on disk; those that are there already are not computed again.
 
-    An interruption loses what was computed in the last minute at most. Several processes may ask for the same features:
-    one computes them and the others wait. A video that cannot be decoded is remembered, unless it lies behind an
-    address.
+    An interruption loses what was computed in the last minute at most. Where several processes work together, each
+    computes and writes a share of the batches that one would compute; others that ask for the same features wait. A
+    video that cannot be decoded is remembered, unless it lies behind an address.
 
     Args:
         method: one whose `frozen` returns features.
         batches: of the data set.
         device: where the method is.
-        folder: of all cached features, see `features_folder`.
+        folder: of all cached features, see `features_folder`; on a disk that all processes see.
         views: K fixed draws of every training video.
         precision: `half`: floating-point numbers as fp16; `full`: as they are.
         progress: told of every batch.
         title: what the features are of.
+        processes: that work together; all of them call this.
+        spread: computes batches elsewhere, into shares of the store: it is given the writer of the whole, the rows of
+            each batch and the title, and returns what `Writer.compute` does for each share. For one process.
 
     Returns:
         Batches with the same samples in the same order as `batches`, `fixed_views=views`.
 
     Raises:
         BadInput: nothing of this method depends on frozen weights only, no video could be decoded, the disk is full or
-            cannot be written to.
+            cannot be written to, or the processes do not see the same videos or the same disk.
     """
     progress = progress or Progress()
     check_cacheable(type(method))
     dataset = batches.dataset
     views = views if dataset.training else 1
-    store = FeatureStore(folder, frozen_setting(method, batches, views, precision), len(dataset) * views)
-    if _to_do(store, dataset, views):
-        with store.writing(progress):
-            # Another process may have computed some since.
-            rows = _to_do(store, dataset, views)
-            if rows:
-                _Writer(method, batches, device, store, views, precision, progress).compute(rows, title)
-    else:
+    store = processes.collect(lambda: open_store(method, batches, folder, views, precision))[processes.rank]
+    keys = processes.gather(store.folder.name)
+    if len(set(keys)) > 1:
+        raise BadInput(
+            f"The processes would compute different features (keys {', '.join(key[:12] for key in keys)}): all must "
+            "see the same videos, with the same times of modification, and have the same backbone."
+        )
+    with ExitStack() as lock:
+        plan = processes.agree(lambda: plan_missing(store, batches, views, lock, progress, title))
+        if plan:
+            processes.collect(lambda: see(store, store.folder / SETTING))
+            share = store if processes.first else new_share(store)
+            writer = Writer(method, batches, device, share, views, precision, progress)
+            if spread is not None:
+                clipped = spread(writer, plan, title)
+            else:
+                total, mine = sum(map(len, plan)), plan[processes.rank :: processes.count]
+                clipped = processes.collect(lambda: writer.compute(mine, total, title))
+            tell_clipped(clipped, progress)
+            processes.agree(store.absorb)
+    if not processes.first:
+        store.load()
+    processes.collect(lambda: see(store))
+    return stored_batches(store, batches, views)
+
+
+def plan_missing(
+    store: FeatureStore, batches: VideoBatches, views: int, lock: ExitStack, progress: Progress, title: str
+) -> list[list[int]]:
+    """The rows that are to be computed, batch by batch; if there are any, the store is `writing` until `lock` ends."""
+    if _to_do(store, batches.dataset, views):
+        lock.enter_context(store.writing(progress))
+    # Another process may have computed some since.
+    rows = _to_do(store, batches.dataset, views)
+    if not rows:
         progress.say(f"{title}: read from {store.folder} ({store.bytes / 1e6:,.0f} MB).")
+        return []
+    if len(rows) < store.count:
+        progress.say(f"{title}: {store.count - len(rows)} of {store.count} were computed before.")
+    store.flush()  # others see by it that this is the folder
+    size = batches.batch_size
+    by_view = [[row for row in rows if row % views == view] for view in range(views)]
+    return [part[i : i + size] for part in by_view for i in range(0, len(part), size)]
+
+
+def stored_batches(store: FeatureStore, batches: VideoBatches, views: int) -> StoredBatches:
+    """Batches out of a store that has all rows. Raises BadInput: not one video could be decoded."""
+    dataset = batches.dataset
     if not store.labels:
         raise _nothing(len(dataset), store.errors)
     return StoredBatches(store, dataset.transform, len(dataset), batches.batch_size, batches.seed, views)
 
 
-def video_halves(recipe: Recipe, source: Source) -> tuple[VideoBatches, VideoBatches]:
-    """The training and the validation videos of a recipe, decoded when they are asked for."""
+def video_halves(
+    recipe: Recipe, source: Source, device: torch.device | None = None
+) -> tuple[VideoBatches, VideoBatches]:
+    """The training and the validation videos of a recipe, decoded when they are asked for; `device`: of the batches."""
     args, views = recipe.train, recipe.sampling.views * recipe.sampling.crops
-    train_set = VideoDataset(source.train, recipe.sampling, recipe.transform, True, args.seed, recipe.source)
-    val_set = VideoDataset(source.val, recipe.sampling, recipe.transform, False, args.seed, recipe.source)
-    return (
-        VideoBatches(train_set, args.batch_size, args.seed, args.fixed_views, args.workers),
-        VideoBatches(val_set, max(args.batch_size // views, 1), workers=args.workers),
+    raw = args.transform_on == "device"
+    train_set = VideoDataset(
+        source.train, recipe.sampling, recipe.transform, True, draws_seed(args), recipe.source, raw
     )
+    val_set = VideoDataset(source.val, recipe.sampling, recipe.transform, False, args.seed, recipe.source, raw)
+    kind = StreamBatches if recipe.source.stream else VideoBatches
+    training = kind(train_set, args.batch_size, args.seed, args.fixed_views, args.workers)
+    validation = VideoBatches(val_set, max(args.batch_size // views, 1), workers=args.workers)
+    training.device = validation.device = device
+    return training, validation
 
 
 def stored_halves(
@@ -247,11 +299,14 @@ def stored_halves(
     device: torch.device,
     args: TrainArgs,
     progress: Progress,
+    processes: Processes = ALONE,
+    spread: Spread | None = None,
 ) -> tuple[StoredBatches, StoredBatches]:
     """The training and the validation videos of a run by `store_features`, as `train.cache=disk` has them."""
     folder = features_folder(args.cache_folder)
+    views, precision = args.fixed_views, args.cache_precision
     training, validation = (
-        store_features(method, half, device, folder, args.fixed_views, args.cache_precision, progress, title)
+        store_features(method, half, device, folder, views, precision, progress, title, processes, spread)
         for half, title in zip(halves, ("training features", "validation features"), strict=True)
     )
     return training, validation
@@ -262,94 +317,6 @@ def _to_do(store: FeatureStore, dataset: VideoDataset, views: int) -> list[int]:
     for row in [row for row in store.errors if is_remote(dataset.items[row // views].path)]:
         del store.errors[row]
     return store.missing
-
-
-class _Writer:
-    """What it takes to compute rows of a store."""
-
-    def __init__(
-        self,
-        method: Method,
-        batches: VideoBatches,
-        device: torch.device,
-        store: FeatureStore,
-        views: int,
-        precision: str,
-        progress: Progress,
-    ) -> None:
-        self.method, self.batches, self.device, self.store = method, batches, device, store
-        self.views, self.precision, self.progress = views, precision, progress
-        self.evaluating = not batches.dataset.training
-        self.clipped: dict[str, int] = {}
-
-    def compute(self, rows: Sequence[int], title: str) -> None:
-        """Compute these rows and write them."""
-        store, size = self.store, self.batches.batch_size
-        if len(rows) < store.count:
-            self.progress.say(f"{title}: {store.count - len(rows)} of {store.count} were computed before.")
-        by_view = [[row for row in rows if row % self.views == view] for view in range(self.views)]
-        plan = [part[i : i + size] for part in by_view for i in range(0, len(part), size)]
-        keys: list[list[Key]] = [[(0, row // self.views, row % self.views) for row in part] for part in plan]
-        left, told = len(rows), False
-        self.progress.start(title, left)
-        try:
-            for part, batch in zip(plan, self.batches.read(keys), strict=True):
-                view = part[0] % self.views
-                store.errors |= {index * self.views + view: sentence for index, sentence in batch.errors.items()}
-                if batch.inputs is not None:
-                    assert isinstance(batch.inputs, Tensor)
-                    features = self._features(batch.inputs)
-                    if not told:
-                        self._tell(features, len(batch.labels), left, title)
-                        told = True
-                    store.add((batch.indices * self.views + view).tolist(), batch.labels.tolist(), features)
-                left -= len(part)
-                self.progress.advance(len(part))
-        finally:
-            # Whatever ended the loop: what was computed is not computed again.
-            store.flush()
-            self.progress.finish()
-        for name, count in self.clipped.items():
-            self.progress.say(
-                f"{count} numbers of the feature {name} are beyond what fp16 can hold and were cut to {LARGEST:g}: "
-                "compute them with --train.cache_precision full."
-            )
-
-    def _features(self, video: Tensor) -> Features:
-        """What is stored of a batch, [B, T, 3, H, W] or [B, V, T, 3, H, W]: name -> [B, (V,) ...] on the CPU."""
-        moved = video.to(self.device)
-        inputs = moved.flatten(0, 1) if self.evaluating else moved
-        features = self.method.frozen(inputs)
-        assert features is not None
-        stored = {}
-        for name, feature in features.items():
-            is_video = feature.shape == inputs.shape and feature.data_ptr() == inputs.data_ptr()
-            if is_video and was_bytes(self.batches.dataset.transform):
-                kept, tensor = BYTES, to_bytes(video, self.batches.dataset.transform)
-            else:
-                shaped = feature.unflatten(0, video.shape[:2]) if self.evaluating else feature
-                halved = self.precision == HALF and feature.is_floating_point()
-                kept, tensor = (HALF, self._halve(name, shaped)) if halved else (EXACT, shaped)
-            self.store.about[name] = {"kept": kept, "dtype": str(feature.dtype).removeprefix("torch.")}
-            stored[name] = tensor.cpu().contiguous()
-        return stored
-
-    def _halve(self, name: str, feature: Tensor) -> Tensor:
-        beyond = int((feature.abs() > LARGEST).sum())
-        if beyond:
-            if name not in self.clipped:
-                self.progress.say(f"The feature {name} has numbers that fp16 cannot hold; they are cut to {LARGEST:g}.")
-            self.clipped[name] = self.clipped.get(name, 0) + beyond
-        return feature.clamp(-LARGEST, LARGEST).half()
-
-    def _tell(self, features: Features, videos: int, left: int, title: str) -> None:
-        """Say how large it will be, or raise BadInput if that does not fit on the disk."""
-        each = sum(tensor.nbytes for tensor in features.values()) / videos
-        free = check_space(self.store.folder, each * left)
-        self.progress.say(
-            f"{title}: {left} x {each / 1e6:,.2f} MB = {each * left / 1e6:,.0f} MB ({self.precision} precision) go to "
-            f"{self.store.folder}, where {free / 1e9:,.0f} GB are free."
-        )
 
 
 def _nothing(count: int, errors: dict[int, str]) -> BadInput:

@@ -110,6 +110,11 @@ def is_first() -> bool:
     return _number("RANK", 0) == 0
 
 
+def how_many() -> int:
+    """How many processes the environment tells of. Raises BadInput: WORLD_SIZE is no number."""
+    return _number("WORLD_SIZE", 1)
+
+
 def own_gpu() -> None:
     """Make `cuda` mean this process's GPU, where several processes share a machine with several."""
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:

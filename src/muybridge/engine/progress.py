@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +30,27 @@ def duration(seconds: float) -> str:
         if seconds / size < most:
             return f"{seconds / size:.2g} {unit}" if seconds / size < 10 else f"{seconds / size:.0f} {unit}"
     return "for ever"
+
+
+@dataclass
+class Meter:
+    """Running sums of an epoch."""
+
+    loss: float = 0.0
+    right: int = 0
+    videos: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def figures(self) -> dict[str, float]:
+        """Mean loss, accuracy, videos per second and the share of the time spent waiting for data, so far."""
+        videos = max(self.videos, 1)
+        return {
+            "loss": self.loss / videos,
+            "accuracy": self.right / videos,
+            "videos_per_second": self.videos / max(self.seconds, 1e-9),
+            "data_wait": self.waited / max(self.seconds, 1e-9),
+        }
 
 
 class Progress:

@@ -6,21 +6,35 @@ import copy
 import json
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from muybridge.backbones.vit import ViT
+from muybridge.backbones.weights import unchanging
 from muybridge.engine.batches import ALONE, Batch, Batches, FeatureBatches, batches_in_epoch
 from muybridge.engine.checkpoint import MODEL, NotSaved, load_model, model_spec, save_model, write_atomically
 from muybridge.engine.evaluate import evaluate, write_evaluation
 from muybridge.engine.features import StoredBatches, compute_features, megabytes, stored_halves, video_halves
 from muybridge.engine.init import START
-from muybridge.engine.interrupt import Interrupted, StopRequest, stop_on_signal
-from muybridge.engine.last import new_folder, save_last
+from muybridge.engine.interrupt import Interrupted, Paused, StopRequest, stop_on_signal
+from muybridge.engine.last import Checkpoints, new_folder, save_last
 from muybridge.engine.metrics import Evaluation
 from muybridge.engine.mix import draw_mix, mixes
 from muybridge.engine.processes import Processes
-from muybridge.engine.progress import Progress, duration, peak_memory
+from muybridge.engine.progress import Meter, Progress, duration, peak_memory
+from muybridge.engine.sharding import (
+    check_sharding,
+    check_whole,
+    gathered,
+    is_sharded,
+    kept_share,
+    whole_backbone,
+    with_own,
+)
 from muybridge.engine.small_data import class_weights
 from muybridge.engine.step import Stepper, Taken
 from muybridge.engine.trackers import Tracker
@@ -53,27 +67,6 @@ class TrainResult:
     trainable: int
 
 
-@dataclass
-class Meter:
-    """Running sums of an epoch."""
-
-    loss: float = 0.0
-    right: int = 0
-    videos: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def figures(self) -> dict[str, float]:
-        """Mean loss, accuracy, videos per second and the share of the time spent waiting for data, so far."""
-        videos = max(self.videos, 1)
-        return {
-            "loss": self.loss / videos,
-            "accuracy": self.right / videos,
-            "videos_per_second": self.videos / max(self.seconds, 1e-9),
-            "data_wait": self.waited / max(self.seconds, 1e-9),
-        }
-
-
 class Run:
     """One training: what it has and what it has reached."""
 
@@ -93,6 +86,7 @@ class Run:
             raise BadInput(
                 "Cached features cannot be mixed: their pixels are gone. Set train.mixup and train.cutmix to 0."
             )
+        check_whole(method)
         spec = model_spec(recipe.method, method, recipe.backbone, source.labels, recipe.sampling, recipe.transform)
         self.spec = replace(spec, own_backbone=bool(recipe.init.model))
         for half in batches or ():
@@ -103,8 +97,14 @@ class Run:
             else batches_in_epoch(len(source.train), self.args.batch_size, self.args.seed, processes)
         )
         names = source.labels
+        if self.args.shard_backbone:
+            cached = isinstance(batches and batches[0], (FeatureBatches, StoredBatches))
+            check_sharding(processes, spec.backbone_sha256, cached, progress)
         self.stepper = Stepper(method, self.args, len(names), per_epoch, processes)
         self.device = self.stepper.device
+        self.sharded = is_sharded(method)
+        if self.sharded:
+            progress.say(f"Each of {processes.count} processes keeps {kept_share(method)}.")
         self.stepper.weigh_classes(class_weights([i.label for i in source.train], len(names), self.args.class_weights))
         self.tracker: Tracker | None = None
         self.bad: dict[int, str] = {}
@@ -115,14 +115,16 @@ class Run:
         self.told_time = False
         self.skipped = 0  # steps that were left out
         self.log: list[dict[str, Any]] = []  # what metrics.jsonl says
-        self.saved_at, self.saved, self.unsaved = 0.0, "", ""
+        self.checkpoints = Checkpoints(out, processes, self.args.save_every)
 
-    def go(self, state: dict[str, Any] | None = None) -> TrainResult:
+    def go(self, state: dict[str, Any] | None = None, until: int | None = None) -> TrainResult:
+        """Train from the beginning, or from a state; raises Paused after `until` epochs."""
         if state is None:
             self._begin()
         try:
             self.tracker = Tracker(self.stepper.accelerator, self.recipe, self.out)
-            return self._go(state)
+            with self._frozen(self.method.backbone):
+                return self._go(state, until)
         finally:
             self.progress.finish()
             if self.tracker is not None:
@@ -131,19 +133,20 @@ class Run:
     def _begin(self) -> None:
         """The run folder, which is there with all that a resumed run needs, or not at all."""
         state = self._state(0, 0, Meter())
-        self.processes.agree(lambda: self._create(state))
-        self._is_saved(0, 0)
+        backbone = whole_backbone(self.method) if self.sharded and self.recipe.init.model else None
+        self.processes.agree(lambda: self._create(state, backbone))
+        self.checkpoints.there_is(0, 0)
 
-    def _create(self, state: dict[str, Any]) -> None:
+    def _create(self, state: dict[str, Any], backbone: dict[str, Tensor] | None) -> None:
         with new_folder(self.out) as folder:
             write_recipe(folder / "recipe.json", self.recipe)
             write_labels(folder / "labels.txt", self.source.labels)
             write_split(folder / "split.csv", self.source)
             if self.recipe.init.model:
-                save_model(folder / START, self.method, self.spec)
+                save_model(folder / START, self.method, self.spec, backbone=backbone)
             save_last(folder, state)
 
-    def _go(self, state: dict[str, Any] | None) -> TrainResult:
+    def _go(self, state: dict[str, Any] | None, until: int | None) -> TrainResult:
         try:
             training, validation = self.given or self._batches()
             training.processes = validation.processes = self.processes
@@ -153,7 +156,9 @@ class Run:
         if state is not None:
             epoch, batch, meter = self._restore(state)
         with stop_on_signal() as stop:
-            while epoch < self.args.epochs and not self._is_stale():
+            while epoch < self.args.epochs and not self._stale():
+                if until is not None and epoch >= until:
+                    raise Paused
                 self._train_epoch(training, epoch, batch, meter, stop)
                 line = {"epoch": epoch + 1, "lr": self.stepper.schedule.get_last_lr()[0], **meter.figures()}
                 line |= {"unreadable": len(self.bad), "memory_gb": peak_memory(self.device)}
@@ -161,37 +166,49 @@ class Run:
                 if epoch % self.args.evaluate_every == 0 or epoch == self.args.epochs:
                     line |= self._evaluate(validation)
                 self._log(line)
-                self._save(epoch, batch, meter)
-                if self.processes.sum(stop.asked)[0] and epoch < self.args.epochs:
+                asked, due = self.processes.sum(stop.asked, self.checkpoints.due_after_epoch())
+                if asked or due or epoch in (self.args.epochs, until) or self._stale():
+                    self._save(epoch, batch, meter)
+                if asked and epoch < self.args.epochs:
                     raise self._interrupted(epoch, batch)
-        backbone = copy.deepcopy(self.method.backbone).cpu() if self.args.slim else None
-        method = load_model(self.out, backbone=backbone).method
+        if epoch < self.args.epochs:
+            self.progress.say(f"Stopped early: {self._stale()} evaluations without a better one (train.patience).")
+        method = self._best()
         evaluation = self.best_evaluation
         if evaluation is None:  # the best epoch was before an interruption
-            evaluation = evaluate(
-                method.to(self.device).merged(), validation, self.device, self.progress, processes=self.processes
-            )
+            best = with_own(self.method, method) if self.sharded else method.to(self.device).merged()
+            evaluation = evaluate(best, validation, self.device, self.progress, processes=self.processes)
         names = self.source.labels
         self.processes.agree(lambda: write_evaluation(self.out, evaluation, self.source.val, names))
         trainable = count(self.method.parameters(), trainable_only=True)
         return TrainResult(self.out, method.cpu(), evaluation, self.seconds, trainable)
 
-    def _is_stale(self) -> bool:
-        """Whether `patience` evaluations have passed without a better one."""
+    def _best(self) -> Method:
+        """The best model, from its file."""
+        if not self.args.slim:
+            return load_model(self.out).method
+        backbone = gathered(self.method) if self.sharded else copy.deepcopy(self.method.backbone).cpu()
+        with self._frozen(backbone):
+            return load_model(self.out, backbone=backbone).method
+
+    def _frozen(self, backbone: ViT) -> AbstractContextManager[None]:
+        """Within: the SHA-256 of this backbone, or copy of it, is not computed again, if it is not trained."""
+        return unchanging(backbone, self.spec.backbone_sha256) if self.method.freezes_backbone else nullcontext()
+
+    def _stale(self) -> int:
+        """How many evaluations have passed without a better one, if these are `patience` or more; else 0."""
         seen = [line["val_top1"] for line in self.log if "val_top1" in line]
         since = len(seen) - 1 - seen.index(max(seen)) if seen else 0
-        if not self.args.patience or since < self.args.patience:
-            return False
-        self.progress.say(f"Stopped early: {since} evaluations without a better one (train.patience).")
-        return True
+        return since if self.args.patience and since >= self.args.patience else 0
 
     def _batches(self) -> tuple[Batches, Batches]:
         args = self.args
-        training, validation = video_halves(self.recipe, self.source)
+        training, validation = video_halves(self.recipe, self.source, self.device)
         if args.cache == "none":
             return training, validation
         if args.cache == "disk":
-            return stored_halves(self.method, (training, validation), self.device, args, self.progress)
+            halves = training, validation
+            return stored_halves(self.method, halves, self.device, args, self.progress, self.processes)
         cached = compute_features(
             self.method, training, self.device, args.fixed_views, self.progress, "features of the training videos"
         )
@@ -240,7 +257,7 @@ class Run:
             if number - start == min(TIMED, len(training)):
                 self._tell_time(meter, epoch)
             if boundary:
-                asked, due = self.processes.sum(stop.asked, self._is_due())
+                asked, due = self.processes.sum(stop.asked, self.checkpoints.due())
                 if asked or (due and number < len(training)):
                     self._save(epoch, number, meter)
                 if asked:
@@ -258,11 +275,6 @@ class Run:
                 f"{duration(seconds * left)}, without evaluations."
             )
 
-    def _is_due(self) -> bool:
-        """Whether it is time for a checkpoint; the first process's clock is that of all."""
-        minutes = self.args.save_every
-        return self.processes.first and minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes
-
     def _left_out(self, taken: Taken, where: str, rate: float, files: list[str]) -> None:
         """A step was not taken: tell, and stop if it is one too many."""
         names = [name for part in self.processes.gather(files) for name in part]
@@ -279,7 +291,7 @@ class Run:
         raise BadInput(
             f"{what}. The step was not taken.{before} Lower --train.lr, set --train.clip_grad 1, look at these videos, "
             f"or leave such steps out with --train.skip_bad_steps {max(10, 2 * self.args.skip_bad_steps)}. The last "
-            f"checkpoint ({self.saved}) and the best model so far are in {self.out}."
+            f"checkpoint ({self.checkpoints.where}) and the best model so far are in {self.out}."
         )
 
     def _count_bad(self, batch: Batch) -> None:
@@ -299,11 +311,13 @@ class Run:
     def _evaluate(self, validation: Batches) -> dict[str, float]:
         self.stepper.share_buffers()
         with self.stepper.averaged():
-            evaluation = evaluate(
-                self.method.merged(), validation, self.device, self.progress, processes=self.processes
-            )
+            # What is merged is merged into a whole backbone; without it the scores are the same.
+            method = self.method if self.sharded else self.method.merged()
+            evaluation = evaluate(method, validation, self.device, self.progress, processes=self.processes)
             if evaluation.top1 > self.best:
-                self.processes.agree(self._save_best)
+                written = self.sharded and (self.spec.own_backbone or not self.args.slim)
+                backbone = whole_backbone(self.method) if written else None
+                self.processes.agree(lambda: self._save_best(backbone))
                 self.best, self.best_evaluation = evaluation.top1, evaluation
         for sentence in evaluation.unreadable:
             if sentence not in self.left_out:
@@ -312,9 +326,9 @@ class Run:
         left_out = len(evaluation.unreadable)
         return {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "val_unreadable": left_out}
 
-    def _save_best(self) -> None:
+    def _save_best(self, backbone: dict[str, Tensor] | None) -> None:
         try:
-            save_model(self.out / MODEL, self.method, self.spec, self.args.slim)
+            save_model(self.out / MODEL, self.method, self.spec, self.args.slim, backbone=backbone)
         except NotSaved as error:
             # Going on would end with another model than a run on a larger disk.
             raise NotSaved(f"{error} The run stops here. Make room and go on: {self._command()}") from None
@@ -358,34 +372,27 @@ class Run:
         if not self.stepper.finite():
             raise BadInput(
                 f"In epoch {epoch + 1}, batch {batch}, weights have become infinite. Lower --train.lr, or set "
-                f"--train.clip_grad 1. The last checkpoint ({self.saved}) and the best model so far are in {self.out}."
+                f"--train.clip_grad 1. The last checkpoint ({self.checkpoints.where}) and the best model so far are in "
+                f"{self.out}."
             )
-        state = self._state(epoch, batch, meter)
         try:
-            self.processes.agree(lambda: save_last(self.out, state))
-        except NotSaved as error:
-            self.unsaved = f"{error} The last checkpoint ({self.saved}) is still there."
-            self.saved_at = time.monotonic()
-            self.progress.say(f"{self.unsaved} The training goes on.")
-        else:
-            self._is_saved(epoch, batch)
-
-    def _is_saved(self, epoch: int, batch: int) -> None:
-        self.saved_at, self.saved, self.unsaved = time.monotonic(), f"epoch {epoch + 1}, after {batch} batches", ""
+            self.checkpoints.save(self._state(epoch, batch, meter))
+        except NotSaved:
+            self.progress.say(f"{self.checkpoints.trouble} The training goes on.")
 
     def _restore(self, state: dict[str, Any]) -> tuple[int, int, Meter]:
         self.stepper.load_state(state, f"{self.out} cannot be resumed")
         self.best, self.seconds, self.bad = state["best"], state["seconds"], state["bad"]
         self.skipped, self.log = state["skipped"], state["log"]
         self._write_log()
-        self._is_saved(state["epoch"], state["batch"])
+        self.checkpoints.there_is(state["epoch"], state["batch"])
         return state["epoch"], state["batch"], Meter(**state["meter"])
 
     def _interrupted(self, epoch: int, batch: int) -> Interrupted:
         self.progress.finish()
         where = f"Stopped in epoch {epoch + 1} after {batch} batches"
-        if self.unsaved:
-            return Interrupted(f"{where}. {self.unsaved} Make room and go on from there: {self._command()}")
+        if self.checkpoints.trouble:
+            return Interrupted(f"{where}. {self.checkpoints.trouble} Make room and go on from there: {self._command()}")
         return Interrupted(f"{where} and saved. Go on with: {self._command()}")
 
     def _command(self) -> str:

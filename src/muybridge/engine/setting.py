@@ -15,7 +15,7 @@ from muybridge.backbones.weights import backbone_sha256
 from muybridge.engine.batches import VideoBatches
 from muybridge.methods.base import Method
 from muybridge.recipes.fields import to_dict
-from muybridge.structures import IMAGENET_MEAN, IMAGENET_STD, Item, Transform
+from muybridge.structures import IMAGENET_MEAN, IMAGENET_STD, Item, TrainArgs, Transform
 from muybridge.video.transforms import normalise
 
 LAYOUT = 1  # to be raised when decoding, sampling, a transform or a `frozen` computes something else than before
@@ -51,6 +51,11 @@ def frozen_setting(method: Method, batches: VideoBatches, views: int, precision:
         "source": {name: getattr(dataset.source, name) for name in READING},
         "videos": hash_of_videos(dataset.items),
     }
+
+
+def draws_seed(args: TrainArgs) -> int:
+    """The seed of what becomes of each training video: `train.draws_seed`, or `train.seed` where it is not given."""
+    return args.seed if args.draws_seed is None else args.draws_seed
 
 
 def hash_of_videos(items: Sequence[Item]) -> str:

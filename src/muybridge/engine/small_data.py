@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from muybridge.engine.setting import draws_seed
 from muybridge.structures import Item, Recipe, TrainArgs
 from muybridge.video.sources import Source
 
@@ -23,7 +24,7 @@ def fit_to_data(recipe: Recipe, source: Source, processes: int = 1) -> tuple[Rec
     """The recipe with a number of epochs where it left that open, and the videos as often as they are to be seen."""
     args = recipe.train
     if args.balanced_sampling:
-        source = replace(source, train=balanced_items(source.train, args.seed))
+        source = replace(source, train=balanced_items(source.train, draws_seed(args)))
     if not args.epochs:
         recipe = replace(recipe, train=replace(args, epochs=auto_epochs(len(source.train), args, processes)))
     return recipe, source

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,6 +20,7 @@ from muybridge.engine.loss import total_loss
 from muybridge.engine.mix import Mix, mix_videos, soft_targets
 from muybridge.engine.optim import make_optimizer, make_schedule
 from muybridge.engine.processes import Processes
+from muybridge.engine.sharding import leave_to_fsdp, shard_backbone
 from muybridge.errors import CheckpointError
 from muybridge.methods.base import Features, Method
 from muybridge.structures import Output, TrainArgs
@@ -70,6 +69,9 @@ class Stepper:
     def __init__(
         self, method: Method, args: TrainArgs, classes: int, per_epoch: int, processes: Processes = ALONE
     ) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
+
         self.method, self.args, self.classes, self.processes = method, args, classes, processes
         # accelerate keeps its precision in a process-wide state; one process may train several times.
         AcceleratorState._reset_state()
@@ -81,12 +83,16 @@ class Stepper:
             kwargs_handlers=[together],
         )
         self.device = pick_device(self.accelerator.device)
+        if args.shard_backbone and processes.count > 1:
+            shard_backbone(method, self.device)
         method.to(self.device)
         method.checkpoint_activations = args.checkpoint_activations
         with warnings.catch_warnings():
             # Torch 2.13 wants another word for `broadcast_buffers`, which accelerate 1.15 does not know yet.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self.step = self.accelerator.prepare_model(Step(method))
+            step = Step(method)
+            leave_to_fsdp(step)
+            self.step = self.accelerator.prepare_model(step)
         self.trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(method, args))
         self.schedule = make_schedule(self.optimizer.optimizer, args, -(-per_epoch // args.accumulate))

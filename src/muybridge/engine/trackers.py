@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from accelerate import Accelerator
-from accelerate.utils import LoggerType, ProjectConfiguration
+from typing import TYPE_CHECKING, Any
 
 from muybridge.errors import BadInput
 from muybridge.recipes.fields import to_dict
 from muybridge.structures import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PROJECT = "muybridge"
 
@@ -40,6 +40,8 @@ class Tracker:
         self.accelerator = accelerator
         if not self.on:
             return
+        from accelerate.utils import LoggerType, ProjectConfiguration
+
         check_tracker(name)
         accelerator.log_with = [LoggerType(name)]
         accelerator.project_configuration = ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder))

@@ -38,6 +38,7 @@ from muybridge.recipes.fields import to_dict
 from muybridge.recipes.files import validate
 from muybridge.structures import Recipe
 from muybridge.video.dataset import Source, read_source, read_split
+from muybridge.video.stream import Archives
 
 __all__ = ["TrainResult", "resume", "train"]
 
@@ -51,6 +52,7 @@ def train(
     batches: tuple[Batches, Batches] | None = None,
     texts: Sequence[str] | None = None,
     start: Model | None = None,
+    until: int | None = None,
 ) -> TrainResult:
     """Train a recogniser.
 
@@ -64,10 +66,12 @@ def train(
         texts: what to call the classes for a method with a text head, in their order; None: their names.
         start: a trained model to start from, as `muybridge.load` gives it; the recipe must fit it, see
             `starting_recipe`. A recipe whose `init.model` names one needs it here.
+        until: pause after this many epochs, where it is not finished by then; `resume` goes on. None: train to the end.
 
     Raises:
         BadInput: a setting, data set or folder that cannot be used; too many videos that cannot be decoded.
         Interrupted: Ctrl-C or SIGTERM; the run has saved and can be resumed.
+        Paused: after `until` epochs; likewise.
     """
     out = Path(out)
     recipe = validate(recipe)
@@ -89,6 +93,8 @@ def train(
         pairs = "; ".join(f"{source.labels[a]} <-> {source.labels[b]}" for a, b in recipe.transform.swap_labels)
         progress.say(f"A mirrored video has the other label of its pair: {pairs}.")
     recipe, source = fit_to_data(recipe, source, processes.count)
+    if recipe.source.stream:
+        Archives(source.train)  # what it cannot read is told before anything is written
     info = None
     if start is not None:
         recipe = replace(recipe, init=replace(recipe.init, model=recipe.init.model or "a model in memory"))
@@ -116,13 +122,14 @@ def train(
             rate = recipe.train.backbone_lr
             progress.say(f"{trained / 1e6:.2f} M parameters of the backbone are trained too, at the rate {rate:g}.")
         recipe = replace(recipe, options=to_dict(method.config))  # what was `auto` is settled for a resumed run
-        return Run(recipe, out, source, method, progress, batches, processes).go()
+        return Run(recipe, out, source, method, progress, batches, processes).go(until=until)
 
 
 def resume(
     folder: str | Path,
     backbone: ViT | None = None,
     progress: Progress | None = None,
+    until: int | None = None,
 ) -> TrainResult:
     """Go on with an interrupted training, from where it saved last; otherwise as `train`.
 
@@ -152,7 +159,7 @@ def resume(
             recipe.method, backbone, len(source.labels), recipe.sampling.frames, recipe.transform.size, recipe.options
         )
         unfreeze(method, recipe.train.unfreeze)
-        return Run(recipe, folder, source, method, progress, processes=processes).go(state)
+        return Run(recipe, folder, source, method, progress, processes=processes).go(state, until)
 
 
 def _join() -> Processes:

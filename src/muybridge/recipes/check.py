@@ -9,7 +9,7 @@ from typing import get_args
 from muybridge.errors import BadInput
 from muybridge.methods import method_class
 from muybridge.methods.base import check_cacheable
-from muybridge.structures import RANDAUGMENT, Recipe, Step, Transform
+from muybridge.structures import RANDAUGMENT, Recipe, Step, TrainArgs, Transform
 
 # Field -> smallest and largest value.
 RANGES = {
@@ -18,6 +18,7 @@ RANGES = {
     "source.seconds": (0, math.inf),
     "source.megapixels": (0, math.inf),
     "source.megabytes": (0, math.inf),
+    "source.stream_buffer": (1, math.inf),
     "sampling.frames": (1, math.inf),
     "sampling.stride": (1, math.inf),
     "sampling.views": (1, math.inf),
@@ -81,6 +82,15 @@ def check(recipe: Recipe) -> None:
             "train.balanced_sampling and train.class_weights both make up for classes of unequal size; "
             "give one of them."
         )
+    if recipe.source.stream and recipe.train.balanced_sampling:
+        raise BadInput(
+            "source.stream reads every video once an epoch, and train.balanced_sampling repeats some: give "
+            "--train.class_weights balanced in its place, or leave --source.stream out."
+        )
+    if recipe.train.transform_on == "device":
+        _check_on_device(recipe.transform)
+    if recipe.train.shard_backbone:
+        _check_sharding(recipe.train)
     if recipe.train.cache != "none":
         _check_cache(recipe)
 
@@ -130,8 +140,32 @@ def _check_transform(transform: Transform) -> None:
         raise BadInput(f"transform.swap_labels is {pairs}; expected pairs of class indices, each class once.")
 
 
+def _check_on_device(transform: Transform) -> None:
+    pillows = {"color_jitter": any(transform.color_jitter), "randaugment": bool(transform.randaugment)}
+    if used := [f"transform.{name}" for name, is_used in pillows.items() if is_used]:
+        raise BadInput(
+            f"train.transform_on=device cannot do {' and '.join(used)}, which Pillow does on the CPU: set "
+            "--train.transform_on workers, or leave that out."
+        )
+
+
+def _check_sharding(args: TrainArgs) -> None:
+    if args.unfreeze != "none":
+        raise BadInput(
+            f"train.shard_backbone is for a frozen backbone, and train.unfreeze={args.unfreeze} trains it: its "
+            "gradients would have to be shared out too. Set one of them to false or none."
+        )
+    if args.cache != "none":
+        raise BadInput(
+            f"train.cache={args.cache} reads the backbone once and trains without it, so there is nothing to shard: "
+            "set --train.shard_backbone false, or --train.cache none."
+        )
+
+
 def _check_cache(recipe: Recipe) -> None:
     cache = f"train.cache={recipe.train.cache}"
+    if recipe.source.stream:
+        raise BadInput(f"{cache} reads every video once, in the archives' order: leave --source.stream out.")
     check_cacheable(method_class(recipe.method))
     if recipe.train.unfreeze != "none":
         raise BadInput(

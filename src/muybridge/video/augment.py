@@ -9,13 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from muybridge.structures import Transform
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TRIES = 10
 SIDES = (1.0, 0.875, 0.75, 0.66)  # of a multiscale crop, as shares of the short side
@@ -82,6 +85,8 @@ def multiscale_box(height: int, width: int, transform: Transform, rng: np.random
 
 def to_pictures(video: Tensor) -> list[Image.Image]:
     """[T, 3, H, W], bytes or fractions of 1 (these are rounded to bytes), as T pictures."""
+    from PIL import Image
+
     if video.is_floating_point():
         video = video.mul(255).round_().clamp_(0, 255).to(torch.uint8)
     return [Image.fromarray(frame) for frame in video.permute(0, 2, 3, 1).contiguous().numpy()]
@@ -124,7 +129,7 @@ def draw_colors(largest: Sequence[float], rng: np.random.Generator) -> list[tupl
 
 def grayscale(video: Tensor) -> Tensor:
     """[T, 3, H, W] with its luma in all three channels, in the type that it has."""
-    luma = torch.tensor(LUMA).view(3, 1, 1)
+    luma = torch.tensor(LUMA, device=video.device).view(3, 1, 1)
     grey = video.to(torch.float32).mul(luma).sum(dim=1, keepdim=True)
     if not video.is_floating_point():
         grey = grey.round_().to(video.dtype)
@@ -147,6 +152,8 @@ def erased_box(height: int, width: int, rng: np.random.Generator) -> Box | None:
 
 
 def _with_colors(picture: Image.Image, drawn: Sequence[tuple[int, float]]) -> Image.Image:
+    from PIL import Image, ImageEnhance
+
     for kind, value in drawn:
         if kind == 0:
             picture = ImageEnhance.Brightness(picture).enhance(value)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from muybridge.errors import VideoError, unknown
 from muybridge.structures import Item, SourceArgs
-from muybridge.video.container import MediaFile
-from muybridge.video.decode import FileVideo
-from muybridge.video.frame_files import FrameFolder
 from muybridge.video.limits import Limits
 from muybridge.video.opened import Frames, Seconds, Video
 from muybridge.video.shards import read_stored
+
+if TYPE_CHECKING:
+    from muybridge.video.container import MediaFile
 
 DECODERS = ("pyav", "torchcodec")
 TOLERANCE = 1e-6  # Seconds: lists round their times.
@@ -82,12 +83,13 @@ def _places(name: str, times: Seconds, duration: float, start: float, end: float
     return first, stop
 
 
-def open_item(item: Item, source: SourceArgs) -> Video:
+def open_item(item: Item, source: SourceArgs, file: bytes | None = None) -> Video:
     """Open a video of a data set to read frames by index.
 
     Args:
         item: the video.
         source: decoder and limits.
+        file: the bytes of its file, where they have been read before.
 
     Raises:
         VideoError: as `open_video`; the part lies outside of the video; a picture of the folder is missing; the
@@ -95,10 +97,13 @@ def open_item(item: Item, source: SourceArgs) -> Video:
         BadInput: the decoder is not installed.
         UnknownName: there is no such decoder.
     """
+    # FFmpeg's and Pillow's libraries take a while to load, and a program that trains on features needs neither.
     if item.frames is not None:
+        from muybridge.video.frame_files import FrameFolder
+
         video: Video = FrameFolder(item.path, item.frames, source, _name(item))
     else:
-        video = _open(_file(item, source), source)
+        video = _open(_file(item, source, file), source)
     return Part(video, _name(item), item.start, item.end) if item.start or item.end is not None else video
 
 
@@ -108,7 +113,11 @@ def _name(item: Item) -> str:
     return item.path if whole or not item.name else item.name
 
 
-def _file(item: Item, source: SourceArgs) -> MediaFile:
+def _file(item: Item, source: SourceArgs, content: bytes | None) -> MediaFile:
+    from muybridge.video.container import MediaFile
+
+    if content is not None:
+        return MediaFile(content, source, _name(item))
     if item.stored is None:
         return MediaFile(item.path, source, _name(item))
     offset, size = item.stored
@@ -121,6 +130,8 @@ def _file(item: Item, source: SourceArgs) -> MediaFile:
 
 def _open(file: MediaFile, source: SourceArgs) -> Video:
     if source.decoder == "pyav":
+        from muybridge.video.decode import FileVideo
+
         return FileVideo(file)
     if source.decoder == "torchcodec":
         from muybridge.video.torchcodec import TorchCodecVideo

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from muybridge.errors import BadInput, shape_text
 from muybridge.structures import IMAGENET_MEAN, IMAGENET_STD, Step, Transform
-from muybridge.video import randaugment
 from muybridge.video.augment import (
     change_colors,
     erased_box,
@@ -29,19 +28,19 @@ from muybridge.video.augment import (
 from muybridge.video.sampling import crop_offsets
 
 
-def train_video(frames: np.ndarray, transform: Transform, rng: np.random.Generator) -> Tensor:
+def train_video(frames: np.ndarray | Tensor, transform: Transform, rng: np.random.Generator) -> Tensor:
     """One randomly cropped and changed view, as `train_view`, without word of whether it is mirrored."""
     return train_view(frames, transform, rng)[0]
 
 
-def train_view(frames: np.ndarray, transform: Transform, rng: np.random.Generator) -> tuple[Tensor, bool]:
+def train_view(frames: np.ndarray | Tensor, transform: Transform, rng: np.random.Generator) -> tuple[Tensor, bool]:
     """One randomly cropped, perhaps mirrored and changed view.
 
     Resized to `transform.train_resize`, then changed step by step in `transform.order`, normalised, and perhaps partly
     erased.
 
     Args:
-        frames: uint8 [T, H, W, 3], RGB.
+        frames: uint8 [T, H, W, 3], RGB; a tensor may be on any device, and the video is there too.
         transform: the steps, their order and their numbers.
         rng: where the draws come from; every step draws once for all frames.
 
@@ -68,6 +67,8 @@ def train_view(frames: np.ndarray, transform: Transform, rng: np.random.Generato
         elif step == "grayscale":
             video = grayscale(video) if transform.grayscale and rng.random() < transform.grayscale else video
         elif transform.randaugment:
+            from muybridge.video import randaugment
+
             policy = randaugment.read_policy(transform.randaugment)
             if drawn := randaugment.draw(policy, rng):
                 video = from_pictures(randaugment.apply(to_pictures(video), drawn, policy))
@@ -77,14 +78,14 @@ def train_view(frames: np.ndarray, transform: Transform, rng: np.random.Generato
     return video, mirrored
 
 
-def test_video(frames: np.ndarray, transform: Transform, crops: int, single: bool = False) -> Tensor:  # noqa: PT028
+def test_video(frames: np.ndarray | Tensor, transform: Transform, crops: int, single: bool = False) -> Tensor:  # noqa: PT028
     """The spatial crops at test time: float32 [crops, T, 3, h, w].
 
     The picture is resized to a short side of `transform.resize`, or of the larger side of `transform.size` if that is 0
     or the crop would not fit.
 
     Args:
-        frames: uint8 [T, H, W, 3], RGB.
+        frames: uint8 [T, H, W, 3], RGB; a tensor may be on any device, and the video is there too.
         transform: the sizes, mean and standard deviation.
         crops: 1 (the centre) or 3 (along the long side).
         single: this is the only view of its video: `transform.resize_single` counts, if it is not 0.
@@ -100,16 +101,18 @@ def test_video(frames: np.ndarray, transform: Transform, crops: int, single: boo
     return normalise(torch.stack([_cut(video, top, left, transform.size) for top, left in places]), transform)
 
 
-def frames_to_tensor(frames: np.ndarray) -> Tensor:
+def frames_to_tensor(frames: np.ndarray | Tensor) -> Tensor:
     """The same bytes as uint8 [T, 3, H, W], without a copy where possible.
 
     Raises:
         BadInput: `frames` is not uint8 [T, H, W, 3].
     """
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype not in (np.uint8, torch.uint8) or 0 in frames.shape:
         raise BadInput(f"frames are {frames.dtype} {shape_text(frames.shape)}; expected uint8 [T, H, W, 3].")
     # Fast: seen as channels-last the frames are resized as they lie: 0.6 ms, after a copy to planes 1.5 ms.
-    return torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2)
+    if isinstance(frames, np.ndarray):
+        frames = torch.from_numpy(np.require(frames, requirements=["C", "W"]))
+    return frames.permute(0, 3, 1, 2)
 
 
 def normalise(video: Tensor, transform: Transform) -> Tensor:
@@ -178,10 +181,10 @@ def _erase(video: Tensor, transform: Transform, rng: np.random.Generator) -> Non
     if transform.erasing_fill == "zero":
         part.zero_()
     elif transform.erasing_fill == "grey":
-        part.copy_(normalise(torch.full((1, 3, 1, 1), 128, dtype=torch.uint8), transform))
+        part.copy_(normalise(torch.full((1, 3, 1, 1), 128, dtype=torch.uint8, device=video.device), transform))
     elif transform.erasing_fill == "noise":
         noise = torch.from_numpy(rng.integers(0, 256, tuple(part.shape), dtype=np.uint8))
-        part.copy_(normalise(noise, transform))
+        part.copy_(normalise(noise.to(video.device), transform))
     else:
         raise BadInput(f"erasing_fill is {transform.erasing_fill!r}; expected zero, grey or noise.")
 
@@ -199,10 +202,22 @@ def _resize(video: Tensor, size: tuple[int, int], transform: Transform) -> Tenso
     elif transform.arithmetic == "rounded":
         video = video.to(torch.float32, memory_format=torch.contiguous_format)
     options: dict[str, Any] = {"mode": transform.interpolation, "antialias": transform.antialias}
+    if not video.is_floating_point() and video.device.type != "cpu":
+        # Only the CPU can resize bytes as bytes. This is within one level of what it makes of them.
+        return _resize_fractions(video, size, options)
     video = functional.interpolate(video, size, align_corners=False, **options)
     if transform.arithmetic == "rounded":
         video = video.round_().clamp_(0, 255).to(torch.uint8)
     return video
+
+
+def _resize_fractions(video: Tensor, size: tuple[int, int], options: dict[str, Any]) -> Tensor:
+    """uint8 [T, 3, H, W] -> uint8 [T, 3, *size], by fractions that are rounded."""
+    # Reference: rows first, then columns, with bytes in between: so the CPU does it, whose bicubic is cut off there.
+    for step in ((video.shape[2], size[1]), size):
+        video = functional.interpolate(video.to(torch.float32), step, align_corners=False, **options)
+        video = video.round_().clamp_(0, 255)
+    return video.to(torch.uint8)
 
 
 def _test_size(height: int, width: int, transform: Transform, short: int) -> tuple[int, int]:

@@ -85,6 +85,8 @@ def _find(data: str | Path, args: SourceArgs) -> Found:
         names = ["auto", *FORMATS]
         raise unknown("format", args.format, names, f"The formats are {', '.join(names)}.")
     text = normal(data)
+    if text.lower().startswith("pipe:"):
+        raise BadInput(f"{text} would run a command, which data must not; give the archives' paths or addresses.")
     if stored.is_pattern(text):
         if args.format not in ("auto", "shards"):
             raise BadInput(f"{text} means tar archives; source.format is {args.format}.")
