@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py --out benchmarks/results/speed.csv                      # all four, about 15 minutes
     python benchmarks/speed.py --methods evl --rounds 3 --out /tmp/speed.csv
+    python benchmarks/speed.py --table                                              # the CSV into docs/performance.md
 
 CLIP ViT-B/16 with random weights, 8 frames of 224 px (DiST: 16, of which the backbone reads 8), 400 classes, batches of
 2 videos, fp32, features of the class names given. Times are ratios to the bare backbone's forward pass without
@@ -27,6 +28,9 @@ from muybridge.measure.workload import Workload, bare_backbone, prepare_step, ra
 from muybridge.plain import plain_twin
 
 METHODS = ("evl", "dist", "ila", "zeroi2v")
+ROOT = Path(__file__).parents[1]
+CSV, PAGE = ROOT / "benchmarks/results/speed.csv", ROOT / "docs/performance.md"
+BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 # What the authors' codes took in the same setting on 2 cores, torch 2.13, as measured before this library was begun.
 PUBLISHED = {
     "evl": (1.34, 1.65, 2.7),
@@ -76,14 +80,43 @@ def _step_ratio(bare: object, step: object, rounds: int) -> float:
     return times.ratio("step", BARE)
 
 
+def table() -> str:
+    """The committed CSV in Markdown: ours, our plain twin, the published code."""
+    lines = [
+        "| | inference: ours | plain twin | published | step: ours | plain twin | published | memory: ours "
+        "| checkpointed | plain twin | published |",
+        "| --- " + "| ---: " * 10 + "|",
+    ]
+    with CSV.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            columns = [f"`{row['method']}`"]
+            for what, ours in (("inference", "inference"), ("training", "training")):
+                columns += [
+                    f"**{float(row[ours]):.2f}**",
+                    f"{float(row[f'{what}_plain']):.2f}",
+                    row[f"{what}_published"],
+                ]
+            columns += [f"**{float(row['memory_gb']):.1f}**", f"{float(row['memory_checkpoint_gb']):.1f}"]
+            columns += [f"{float(row['memory_plain_gb']):.1f}", row["memory_gb_published"]]
+            lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """One line a method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
+    parser.add_argument("--out", type=Path, help="CSV to append to")
+    parser.add_argument("--table", action="store_true", help="put the committed CSV into docs/performance.md")
     asked = parser.parse_args()
+    if asked.table:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(f"{page.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{page.split(END)[1]}", encoding="utf-8")
+        return
+    if asked.out is None:
+        parser.error("give --out FILE or --table")
     rate = matrix_rate("cpu", torch.float32)
     for name in asked.methods:
         workload = Workload(name, frames=16 if name == "dist" else 8, batch=asked.batch)

@@ -11,9 +11,10 @@ from clips import CLASSES, moving_square, write_video
 PLACES = ("train", "val")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _one_thread():
-    # Tests run beside each other on few cores (pytest -n), with models too small for threads.
+    # Tests run beside each other on few cores (pytest -n), with models too small for threads. For every test anew: sums
+    # round differently with two threads, and some tests compare with processes of their own.
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # commands that tests start
 
