@@ -24,7 +24,7 @@ from muybridge.structures import TrainArgs
 
 @dataclass(frozen=True)
 class Workload:
-    """One setting; weights are random, which changes no time.
+    """One setting; weights are random, which changes no time, and a text head gets random features of class names.
 
     Attributes:
         method: a key of `METHODS`.
@@ -34,7 +34,6 @@ class Workload:
         image_size: (height, width) in pixels; none: the backbone's own.
         classes: K.
         batch: B, videos at a time.
-        text: class names' features are given, where the method has a text head; else it gets a linear one.
         plain: the method as its paper writes it, see `muybridge.plain`.
         checkpoint_activations: in training, see `TrainArgs`.
     """
@@ -46,7 +45,6 @@ class Workload:
     image_size: tuple[int, int] | None = None
     classes: int = 400
     batch: int = 2
-    text: bool = True
     plain: bool = False
     checkpoint_activations: bool = False
 
@@ -59,12 +57,13 @@ class Workload:
         """
         config = backbone_info(self.backbone).config
         size = self.image_size or config.image_size
-        torch.manual_seed(0)
-        vit = ViT(config)
-        labels = None
-        if self.method in METHODS and METHODS[self.method].takes_labels and self.text and config.projection:
-            labels = torch.randn(self.classes, label_width(config))
-        model = build_method(self.method, vit, self.classes, self.frames, size, self.options, labels)
+        with torch.random.fork_rng(devices=[]):  # torch's own generator is left as it is
+            torch.manual_seed(0)
+            vit = ViT(config)
+            labels = None
+            if self.method in METHODS and METHODS[self.method].takes_labels and config.projection:
+                labels = torch.randn(self.classes, label_width(config))
+            model = build_method(self.method, vit, self.classes, self.frames, size, self.options, labels)
         randomise(model)
         if self.plain:
             model = plain_twin(self.method, model)
@@ -134,21 +133,8 @@ def training_step(model: Method, video: Tensor, precision: str = "fp32", cached:
     return step
 
 
-def prepare_step(workload: Workload, threads: int, precision: str = "fp32", cached: bool = False) -> Callable[[], None]:
+def prepare_step(workload: Workload, threads: int) -> Callable[[], None]:
     """The training step of a workload, for a process of its own (`memory.peak_of`)."""
     torch.set_num_threads(threads)
     model = workload.build()
-    return training_step(model, random_video(model, workload.batch), precision, cached)
-
-
-def prepare_forward(workload: Workload, threads: int) -> Callable[[], object]:
-    """The forward pass of a workload, merged, for a process of its own."""
-    torch.set_num_threads(threads)
-    model = workload.build().merged()
-    video = random_video(model, workload.batch)
-
-    def run() -> object:
-        with torch.inference_mode():
-            return model(video).logits
-
-    return run
+    return training_step(model, random_video(model, workload.batch))
