@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -43,6 +42,7 @@ from muybridge.engine.batches import Batches, FeatureBatches, VideoBatches
 from muybridge.engine.features import StoredBatches, compute_features, megabytes, store_features
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import train
+from muybridge.measure.machine import machine_facts
 from muybridge.methods import build_method
 from muybridge.methods.base import Features, Method
 from muybridge.recipes import fit_to_backbone
@@ -56,22 +56,8 @@ PARTS = (*METHODS, "accuracy")
 FIELDS = (  # noqa: SIM905 - shorter so
     "part,method,precision,videos,batch,megabytes,"
     "uncached_s,disk_s,memory_s,uncached_cpu_s,disk_cpu_s,memory_cpu_s,compute_s,ratio,ceiling,reached,reached_cpu,"
-    "top1,feature_error,score_error,machine,cores,threads,wait_policy,torch,python"
+    "top1,feature_error,score_error,wait_policy,machine,cores,threads,torch,python,muybridge,commit"
 ).split(",")
-
-
-def machine() -> dict[str, Any]:
-    """Where it was measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "machine": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def write_film(path: Path, seed: int, seconds: int = 10, rate: int = 30, height: int = 256, width: int = 336) -> None:
@@ -239,7 +225,7 @@ def main() -> None:
             print(part, flush=True)
             for row in accuracy(folder) if part == "accuracy" else [measure(part, folder, args.epochs)]:
                 print({key: value for key, value in row.items() if value != ""}, flush=True)
-                rows.append({**row, **machine()})
+                rows.append({**row, "wait_policy": os.environ.get("OMP_WAIT_POLICY", ""), **machine_facts()})
     with args.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, restval="")
         writer.writeheader()

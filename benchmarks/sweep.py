@@ -19,23 +19,19 @@ import argparse
 import csv
 import json
 import os
-import platform
-import subprocess
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from muybridge import __version__
 from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import backbone_info
 from muybridge.demo.films import PAIRS, write_films
 from muybridge.engine.progress import Progress
 from muybridge.engine.search import search
 from muybridge.engine.train import train
+from muybridge.measure.machine import machine_facts
 from muybridge.recipes import fit_to_backbone
 from muybridge.structures import Recipe, TrainArgs
 from muybridge.testing.tiny import random_backbone
@@ -48,24 +44,6 @@ FIELDS = (  # noqa: SIM905 - shorter so
     "part,settings,halving,videos,val_videos,epochs,batch,wall_s,cpu_s,fit,fit_cpu,"
     "machine,cores,threads,wait_policy,commit,muybridge,torch,python"
 ).split(",")
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    here = Path(__file__).parent
-    git = subprocess.run(("git", "rev-parse", "--short", "HEAD"), cwd=here, capture_output=True, text=True, check=False)
-    return {
-        "machine": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
-        "commit": git.stdout.strip(),
-        "muybridge": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 class Clock(Progress):
@@ -164,7 +142,8 @@ def main() -> None:
     with args.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, **machine()} for row in rows)
+        measured = {"wait_policy": os.environ.get("OMP_WAIT_POLICY", ""), **machine_facts()}
+        writer.writerows({**row, **measured} for row in rows)
     for row in rows:
         print(json.dumps(row))
     print(

@@ -26,6 +26,7 @@ from muybridge.demo.films import CLASSES, PAIRS, write_films
 from muybridge.demo.run import within_twins
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import train
+from muybridge.measure.machine import processor
 from muybridge.recipes import fit_to_backbone
 from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
 from muybridge.video.dataset import read_source
@@ -88,19 +89,6 @@ class Lines(Progress):
         print(f"  {time.perf_counter() - self.begun:6.0f} s  {text}", flush=True)
 
 
-def machine() -> str:
-    """The processor's name."""
-    try:
-        names = [
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()
-
-
 def run(method: str, seed: int, folder: Path, videos: Path, changes: dict[str, object]) -> dict[str, object]:
     """Train one method with one seed."""
     options, args = SETTINGS[method]
@@ -132,7 +120,7 @@ def run(method: str, seed: int, folder: Path, videos: Path, changes: dict[str, o
         "trainable": result.trainable,
         "training_seconds": round(result.seconds, 1),
         "total_seconds": round(time.perf_counter() - begun, 1),
-        "machine": machine(),
+        "machine": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -69,6 +69,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
             partial.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: object) -> None:
+    """Replace a file of readable JSON."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def _keep(path: Path, other: Path) -> None:
     """`path` gets a second name, so that there is no moment without it."""
     beside = other.with_name(other.name + ".partial")

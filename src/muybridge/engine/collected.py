@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 from muybridge.engine.alone import alone_in, is_empty
 from muybridge.engine.answers import ERROR, FEATURE, Answer
-from muybridge.engine.checkpoint import write_atomically
-from muybridge.engine.predictions import write_json
+from muybridge.engine.asked import keep_settings, match_settings
+from muybridge.engine.checkpoint import write_atomically, write_json
 from muybridge.errors import BadInput
 from muybridge.structures import Item, SourceArgs
 from muybridge.video.inputs import key_of
@@ -118,20 +118,9 @@ class Collection:
         wanted = json.loads(json.dumps({**settings, "columns": self.columns, "block": self.size}))
         file = self.folder / SETTINGS
         if not file.exists():
-            try:
-                write_json(file, {"format": FORMAT, "settings": wanted, "about": dict(about)})
-            except OSError as error:
-                raise BadInput(f"{file} cannot be written: {error.strerror}. Give another --out.") from None
+            keep_settings(file, FORMAT, wanted, about)
             return
-        there = _read_settings(file)
-        differ = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
-        if differ:
-            told = "; ".join(f"{key} was {_short(there.get(key))}, now {_short(wanted.get(key))}" for key in differ[:4])
-            more = f" (and {len(differ) - 4} more)" if len(differ) > 4 else ""
-            raise BadInput(
-                f"{self.folder} has answers to another question: {told}{more}. Nothing is written over: give another "
-                "--out."
-            )
+        match_settings(file, FORMAT, wanted, "a collection", "answers to another question")
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -303,18 +292,3 @@ def _arrow() -> tuple[Any, Any]:
             f"Parquet files need pyarrow, which is not installed ({error}): pip install 'muybridge[parquet]', or "
             "give --format csv."
         ) from None
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] == FORMAT:
-            return dict(content["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise BadInput(f"{file} is not the settings of a collection; nothing is written over. Give another --out.")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:28] + "..." + text[-28:]

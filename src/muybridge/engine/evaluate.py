@@ -19,6 +19,7 @@ from torch import Tensor
 
 from muybridge.backbones.files import sha256_of_state
 from muybridge.engine.batches import ALONE, Batch, Batches, Key, VideoBatches
+from muybridge.engine.checkpoint import write_json
 from muybridge.engine.interrupt import Interrupted, StopRequest, stop_on_signal
 from muybridge.engine.metrics import Evaluation
 from muybridge.engine.predictions import (
@@ -30,7 +31,6 @@ from muybridge.engine.predictions import (
     hash_of,
     hash_of_items,
     join_rows,
-    write_json,
     write_predictions,
 )
 from muybridge.engine.processes import Processes, join_processes

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muybridge.engine.checkpoint import write_atomically
+from muybridge.engine.checkpoint import write_atomically, write_json
 from muybridge.engine.evaluate import EvaluateArgs, Model, Reorder, score_orders
 from muybridge.engine.metrics import Evaluation
-from muybridge.engine.predictions import RIGHT, read_evaluation, write_json
+from muybridge.engine.predictions import RIGHT, read_evaluation
 from muybridge.engine.processes import join_processes
 from muybridge.engine.progress import Progress
 from muybridge.errors import BadInput, CheckpointError, unknown

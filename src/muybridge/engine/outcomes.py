@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import yaml
 
-from muybridge.engine.checkpoint import write_atomically
+from muybridge.engine.checkpoint import write_atomically, write_json
 from muybridge.engine.last import can_resume
-from muybridge.engine.predictions import SUMMARY, write_json
+from muybridge.engine.predictions import SUMMARY
 from muybridge.engine.space import value_text
 from muybridge.engine.sweeps import SWEEP, Spread, as_dict, read_json
 from muybridge.recipes.fields import to_dict

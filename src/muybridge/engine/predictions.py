@@ -30,7 +30,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from muybridge.engine.checkpoint import write_atomically
+from muybridge.engine.asked import keep_settings, match_settings
+from muybridge.engine.checkpoint import write_atomically, write_json
 from muybridge.engine.metrics import Evaluation
 from muybridge.errors import BadInput, CheckpointError, MissingFile
 from muybridge.structures import Item
@@ -129,20 +130,9 @@ class SavedRows:
                     f"{self.folder / taken[0]} is there already and of no evaluation that can go on; nothing is "
                     "written over. Give another --out."
                 )
-            try:
-                write_json(file, {"format": FORMAT, "settings": wanted, "about": dict(about)})
-            except OSError as error:
-                raise BadInput(f"{file} cannot be written: {error.strerror}. Give another --out.") from None
+            keep_settings(file, FORMAT, wanted, about)
             return join_rows([])
-        there = _read_settings(self.folder)
-        differ = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
-        if differ:
-            told = "; ".join(f"{key} was {_short(there.get(key))}, now {_short(wanted.get(key))}" for key in differ[:4])
-            more = f" (and {len(differ) - 4} more)" if len(differ) > 4 else ""
-            raise BadInput(
-                f"{self.folder} has an evaluation of another setting: {told}{more}. Nothing is written over: give "
-                "another --out."
-            )
+        match_settings(file, FORMAT, wanted, "an evaluation", "an evaluation of another setting")
         if self.finished:
             return _read_rows(self.folder / SCORES)[0]
         parts = sorted((self.folder / PARTS).glob("*.safetensors"))
@@ -259,12 +249,6 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
     write_atomically(folder / "confusion.csv", confusion)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write what JSON can hold to a file, in one step."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
 def hash_of(*texts: str) -> str:
     """SHA-256 of texts, in their order."""
     digest = hashlib.sha256()
@@ -318,19 +302,3 @@ def _read_rows(path: Path) -> tuple[Rows, dict[str, Any]]:
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}: {error}); remove it, and its videos are evaluated again."
         ) from None
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    file = folder / SETTINGS
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] == FORMAT:
-            return dict(content["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise BadInput(f"{file} is not the settings of an evaluation; nothing is written over. Give another --out.")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:28] + "..." + text[-28:]

@@ -18,10 +18,10 @@ from typing import Any
 
 from muybridge.backbones.vit import ViT
 from muybridge.engine.alone import alone_in
-from muybridge.engine.checkpoint import write_atomically
+from muybridge.engine.checkpoint import write_atomically, write_json
 from muybridge.engine.evaluate import EvaluateArgs, Model, evaluate_data
 from muybridge.engine.metrics import Evaluation
-from muybridge.engine.predictions import SUMMARY, hash_of_items, write_json
+from muybridge.engine.predictions import SUMMARY, hash_of_items
 from muybridge.engine.processes import how_many, join_processes
 from muybridge.engine.progress import Progress
 from muybridge.engine.small_data import MOST

@@ -19,9 +19,10 @@ from typing import Any
 from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import load_backbone, unchanging
 from muybridge.engine.alone import alone_in
+from muybridge.engine.checkpoint import write_json
 from muybridge.engine.interrupt import Interrupted
 from muybridge.engine.outcomes import TABLE, SearchResult
-from muybridge.engine.predictions import hash_of_items, write_json
+from muybridge.engine.predictions import hash_of_items
 from muybridge.engine.processes import how_many
 from muybridge.engine.progress import Progress, duration
 from muybridge.engine.sharing import compute_sets, empty_method, feature_sets, with_shared_features

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from muybridge.backbones.vit import ViT
-from muybridge.engine.checkpoint import NotSaved
+from muybridge.engine.checkpoint import NotSaved, write_json
 from muybridge.engine.interrupt import Paused
 from muybridge.engine.outcomes import FAILED, Outcome, SearchResult, Training, read_training, write_tables
-from muybridge.engine.predictions import write_json
 from muybridge.engine.progress import Progress, duration
 from muybridge.engine.small_data import fit_to_data
 from muybridge.engine.space import value_text
