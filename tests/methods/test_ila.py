@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from muybridge.backbones.vit import ViT, ViTConfig
 from muybridge.errors import BadInput, CheckpointError, UnknownName
 from muybridge.methods import build_method
-from muybridge.methods.alignment import Alignment, merge
+from muybridge.methods.alignment import Alignment, ConvNorm, merge
 from muybridge.methods.ila import ILA, ILAConfig, choose_heads, class_token_only
 from muybridge.plain.ila import PlainILA
 from muybridge.published.assemble import Model, to_published
@@ -366,3 +366,24 @@ def test_alignments_before_the_last_blocks_only():
     assert traced["block.1"].requires_grad
     with pytest.raises(CheckpointError, match="1 alignments in 2 blocks"):
         to_published(Model("ila", method))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_a_norm_folded_into_its_convolution_equals_both(groups, pool):
+    torch.manual_seed(0)
+    layer = ConvNorm(6, 6, 3, groups, batch_statistics=False, pool=pool).double().eval()
+    for tensor in (layer.norm.weight, layer.norm.bias, layer.norm.running_mean):
+        torch.nn.init.normal_(tensor)
+    torch.nn.init.uniform_(layer.norm.running_var, 0.5, 2)
+    x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
+    plain = layer.norm(layer.conv(x))
+    plain = torch.relu(torch.nn.functional.max_pool2d(plain, 2) if pool else plain)
+    fast, trained = layer(x), [layer.conv.weight, layer.conv.bias, layer.norm.weight, layer.norm.bias]
+    torch.testing.assert_close(fast, plain)
+    for ours, theirs in zip(
+        torch.autograd.grad(fast.square().sum(), trained),
+        torch.autograd.grad(plain.square().sum(), trained),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
