@@ -11,6 +11,7 @@ from muybridge.errors import BadInput, UnknownName
 from muybridge.methods import build_method
 from muybridge.methods.dist import DiST, DiSTConfig, hidden_width
 from muybridge.methods.heads import LinearHead
+from muybridge.methods.integration import convolve_time
 from muybridge.plain.dist import PlainDiST
 from muybridge.structures import TrainArgs
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -295,3 +296,16 @@ def test_text_head_without_labels_waits_for_a_saved_model():
     assert not fresh.head.features.any()
     fresh.load_own(dist.own_state())
     assert torch.equal(fresh(film()).logits, dist(film()).logits)
+
+
+@pytest.mark.parametrize(("frames", "kernel"), [(8, 3), (8, 5), (2, 5), (1, 3), (4, 1)])
+def test_convolution_over_time(frames, kernel):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(6, 7, (kernel, 1, 1), padding=(kernel // 2, 0, 0)).double()
+    x = torch.randn(2, frames, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    found, wanted = convolve_time(x, conv), conv(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
+    torch.testing.assert_close(found, wanted)
+    grad, leaves = torch.randn_like(found), [x, conv.weight, conv.bias]
+    ours, theirs = (torch.autograd.grad(out, leaves, grad) for out in (found, wanted))
+    for here, there in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(here, there)

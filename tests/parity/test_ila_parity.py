@@ -150,8 +150,9 @@ def make(family, size, frames, interaction, head, layers=0, **options):
 @pytest.mark.parametrize("shape", TWINS, ids=lambda shape: "-".join(map(str, shape)))
 def test_fast_is_plain(shape, mode):
     fast, video = make(*shape)
-    fast.train(mode == "train")
-    plain = plain_twin("ila", copy.deepcopy(fast))
+    # In fp64: in fp32 a maximum or a ReLU near its kink may choose another side after another rounding.
+    fast, video = fast.double().train(mode == "train"), video.double()
+    plain = plain_twin("ila", copy.deepcopy(fast)).double()
     ours, theirs = fast.trace(video), plain.trace(video)
     assert set(ours) == set(theirs)
     for name, expected in theirs.items():

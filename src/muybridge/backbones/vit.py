@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muybridge.errors import BadInput, shape_text, unknown
+from muybridge.backbones.activation import activation
+from muybridge.errors import BadInput, shape_text
 
 Edit = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
@@ -104,34 +105,6 @@ class ViTConfig:
         return image_size[0] // self.patch[0], image_size[1] // self.patch[1]
 
 
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), with which OpenAI's CLIP was trained."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            # Fast: of x * sigmoid(1.702 x) autograd would keep both factors; so it keeps one tensor, and both passes
-            # take 0.8 of the time.
-            return F.silu(1.702 * x) * (1 / 1.702)
-        # Fast: one new tensor in place of three: half the time, 7 % of ViT-B/16 on a CPU.
-        return torch.mul(x, 1.702).sigmoid_().mul_(x)
-
-
-def activation(name: str) -> nn.Module:
-    """The activation of that name.
-
-    Raises:
-        UnknownName: there is none of that name.
-    """
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "gelu": nn.GELU,
-        "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
-        "quick_gelu": QuickGELU,
-    }
-    if name not in makers:
-        raise unknown("activation", name, makers)
-    return makers[name]()
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q [N, h, Q, d] and k, v [N, h, L, d] -> [N, h, Q, d]."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and not causal:
@@ -160,13 +133,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, edit: Edit | None = None) -> Tensor:
         """x: [N, L, D] -> [N, L, D]. `edit` maps (q, k, v), each [N, h, L, d], to what attention uses."""
-        n, length, width = x.shape
-        qkv = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, h, L, d]
+        # Fast: three views of the last axis, whose gradients are joined in one copy; of one permuted view it were two.
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         if edit is not None:
             q, k, v = edit(q, k, v)
         out = attend(q, k, v, self.causal)
-        return self.proj(out.transpose(1, 2).reshape(n, -1, width))
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -221,7 +193,18 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: [N, 3, H, W] -> [N, rows * columns, D], row by row."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        return F.linear(patches_of(images, self.proj.kernel_size), self.proj.weight.flatten(1), self.proj.bias)
+
+
+def patches_of(images: Tensor, patch: tuple[int, ...]) -> Tensor:
+    """[N, 3, H, W] -> [N, rows * columns, 3 * height * width of a patch], row by row; what fills no patch is dropped.
+
+    Fast: one matrix product with them is the patches' convolution, in 0.75 of its time on a CPU.
+    """
+    (height, width), (rows, columns) = patch, (images.shape[2] // patch[0], images.shape[3] // patch[1])
+    whole = images[:, :, : rows * height, : columns * width]
+    parts = whole.unflatten(3, (columns, width)).unflatten(2, (rows, height))  # [N, 3, rows, height, columns, width]
+    return parts.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 class AttentionPool(nn.Module):

@@ -7,13 +7,15 @@ the published code's 3-D convolutions.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muybridge.backbones.vit import MLP, QuickGELU
-from muybridge.methods.base import fold_frames, unfold_frames
+from muybridge.backbones.activation import QuickGELU
+from muybridge.backbones.vit import MLP, patches_of
+from muybridge.methods.base import fold_frames
 
 NORM_EPS = 1e-5
 
@@ -136,10 +138,12 @@ class PoolingLayer(nn.Module):
 def embed_dense(video: Tensor, stem: nn.Conv3d) -> Tensor:
     """The temporal encoder's first convolution: [B, F, 3, H, W] -> [B, F, rows, columns, C]."""
     # Fast: a frame's patches are read once for all taps of the kernel, and the results, far smaller, are shifted.
-    weight = stem.weight.transpose(0, 2).transpose(1, 2)  # [k, C, 3, height, width]
-    taps = F.conv2d(fold_frames(video), weight.flatten(0, 1), stride=weight.shape[-2:])
-    taps = unfold_frames(taps, video.shape[1]).unflatten(2, weight.shape[:2])  # [B, F, k, C, rows, columns]
-    return shifted_sum(taps).permute(0, 1, 3, 4, 2).contiguous() + bias_of(stem)
+    weight = stem.weight.permute(2, 0, 1, 3, 4)  # [k, C, 3, height, width]
+    patch = weight.shape[-2:]
+    patches = patches_of(fold_frames(video), patch).unflatten(1, (-1, video.shape[-1] // patch[1]))
+    taps = F.linear(patches, weight.flatten(2).flatten(0, 1)).unflatten(0, video.shape[:2])
+    taps = taps.unflatten(-1, weight.shape[:2])  # [B, F, rows, columns, k, C]
+    return shifted_sum(taps, bias_of(stem))
 
 
 def convolve_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
@@ -147,19 +151,50 @@ def convolve_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
     # Fast: one matrix product for all taps of the kernel, no copy to channels first and back.
     kernel = conv.weight[..., 0, 0]  # [C', C, k]
     taps = F.linear(x, kernel.permute(2, 0, 1).flatten(0, 1)).unflatten(-1, (kernel.shape[2], -1))
-    return shifted_sum(taps.movedim(-2, 2)) + bias_of(conv)
+    return shifted_sum(taps, bias_of(conv))
 
 
-def shifted_sum(taps: Tensor) -> Tensor:
-    """out[t] = sum_s taps[t + s - k // 2, s], zeros outside: [B, T, k, ..] -> [B, T, ..]."""
-    frames, kernel = taps.shape[1:3]
-    if kernel == 1:
-        return taps[:, :, 0]
-    padded = F.pad(taps, [0, 0] * (taps.ndim - 2) + [kernel // 2, kernel // 2])
-    out = padded[:, :frames, 0]
-    for s in range(1, kernel):
-        out = out + padded[:, s : s + frames, s]
+def shifted_sum(taps: Tensor, bias: Tensor) -> Tensor:
+    """out[t] = bias + sum_s taps[t + s - k // 2, .., s, :], zeros outside: [B, T, .., k, C], [C] -> [B, T, .., C]."""
+    if torch.is_grad_enabled() and taps.requires_grad and not torch.compiler.is_compiling():
+        out: Tensor = _ShiftedSum.apply(taps, bias)  # type: ignore[no-untyped-call]
+        return out
+    return _shifted_sum(taps, bias)
+
+
+def _shifted_sum(taps: Tensor, bias: Tensor) -> Tensor:
+    frames, kernel = taps.shape[1], taps.shape[-2]
+    out = taps[..., kernel // 2, :] + bias
+    for s in range(kernel):
+        to, of = _overlap(frames, s - kernel // 2)
+        if s != kernel // 2:
+            out[:, to] += taps[:, of, ..., s, :]
     return out
+
+
+def _overlap(frames: int, shift: int) -> tuple[slice, slice]:
+    """Which frames t have a frame t + shift, and which those are."""
+    first, last = max(0, -shift), max(0, frames - max(0, shift))
+    return slice(first, max(first, last)), slice(first + shift, max(first, last) + shift)
+
+
+class _ShiftedSum(torch.autograd.Function):
+    """Fast: the gradient of the taps is written once, where autograd makes a map of zeros for every shift."""
+
+    @staticmethod
+    def forward(ctx: Any, taps: Tensor, bias: Tensor) -> Tensor:
+        ctx.kernel = taps.shape[-2]
+        return _shifted_sum(taps, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        grad, kernel = grads[0], ctx.kernel
+        frames = grad.shape[1]
+        out = grad.new_zeros(*grad.shape[:-1], kernel, grad.shape[-1])
+        for s in range(kernel):
+            to, of = _overlap(frames, s - kernel // 2)
+            out[:, of, ..., s, :] = grad[:, to]
+        return out, grad.flatten(0, -2).sum(dim=0)
 
 
 def bias_of(layer: nn.Linear | nn.Conv3d) -> Tensor:

@@ -1,0 +1,88 @@
+"""The activations of image and text transformers; CLIP's is ours, as torch has none of its own for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muybridge.errors import unknown
+
+SLOPE = 1.702
+# Elements, a thread: what the passes over one stretch read and write, a megabyte in fp32, stays in a core's cache.
+STRETCH = 1 << 17
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), with which OpenAI's CLIP was trained.
+
+    Without gradients x itself is changed and returned: it is meant to stand right behind a linear map.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        graph = torch.is_grad_enabled() and x.requires_grad
+        if torch.compiler.is_compiling() or (graph and not _in_rows(x)):
+            return F.silu(SLOPE * x) * (1 / SLOPE)
+        if graph:
+            out: Tensor = _QuickGELU.apply(x)  # type: ignore[no-untyped-call]
+            return out
+        # Fast: nothing new is allocated, and three passes run in the cache: 0.35 to 0.4 of the time of one new tensor
+        # and three passes over all of it, 2 to 4 % of ViT-B/16 (batches of 8 and 16 images).
+        for part in _stretches(x) if _in_rows(x) else (x,):
+            F.silu(part.mul_(SLOPE), inplace=True).mul_(1 / SLOPE)
+        return x
+
+
+class _QuickGELU(torch.autograd.Function):
+    """The same with a gradient: x is kept, and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        out = torch.empty_like(x)
+        for part, here in zip(_stretches(x), _stretches(out), strict=True):
+            torch.mul(part, SLOPE, out=here)
+            F.silu(here, inplace=True).mul_(1 / SLOPE)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        out = torch.empty_like(grad)
+        for part, wanted, here in zip(_stretches(x), _stretches(grad), _stretches(out), strict=True):
+            # d/dx x sigmoid(u) = silu'(u), u = 1.702 x
+            torch.ops.aten.silu_backward.grad_input(wanted, part * SLOPE, grad_input=here)
+        return out
+
+
+def _in_rows(x: Tensor) -> bool:
+    """Whether it lies in a processor's memory row by row, perhaps with something between the rows."""
+    if x.device.type != "cpu" or x.ndim < 2 or x.stride(-1) != 1:
+        return False
+    return all(x.stride(i) == x.stride(i + 1) * x.shape[i + 1] for i in range(x.ndim - 2))
+
+
+def _stretches(x: Tensor) -> tuple[Tensor, ...]:
+    """Views of some rows each."""
+    rows = x.view(-1, x.shape[-1])
+    return rows.split(max(1, STRETCH * torch.get_num_threads() // max(1, x.shape[-1])))
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name.
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "gelu": nn.GELU,
+        "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+        "quick_gelu": QuickGELU,
+    }
+    if name not in makers:
+        raise unknown("activation", name, makers)
+    return makers[name]()
