@@ -10,7 +10,7 @@ SOURCE = Path(muybridge.__file__).parent
 
 # Room -> the rooms that it may import.
 BELOW_METHODS = {"backbones", "structures", "errors"}
-BELOW_LOADING = BELOW_METHODS | {"methods", "recipes", "published", "engine", "video", "recogniser"}
+BELOW_LOADING = BELOW_METHODS | {"methods", "recipes", "published", "engine", "video", "predicting", "recogniser"}
 ALLOWED = {
     "errors": set(),
     "structures": set(),
@@ -22,13 +22,23 @@ ALLOWED = {
     "published": BELOW_METHODS | {"methods"},
     "info": BELOW_METHODS | {"methods", "plain", "recipes"},
     "engine": BELOW_METHODS | {"methods", "recipes", "video"},
-    "recogniser": BELOW_METHODS | {"methods", "recipes", "published", "engine", "video"},
-    "loading": BELOW_LOADING,
+    "predicting": BELOW_METHODS | {"methods", "recipes", "engine", "video"},
+    "explain": BELOW_METHODS | {"methods", "video", "predicting"},
+    "live": BELOW_METHODS | {"methods", "video", "predicting"},
+    # What a model's card tells of its run is what the report tells; `load` is asked for through the package.
+    "report": BELOW_METHODS | {"methods", "recipes", "engine", "video", "measure", ""},
+    "hub": BELOW_METHODS | {"methods", "recipes", "engine", "video", "report", ""},
+    "recogniser": BELOW_METHODS
+    | {"hub", "", "live", "methods", "recipes", "published", "engine", "video", "predicting", "explain"},
+    "loading": BELOW_LOADING | {"hub"},
     "testing": BELOW_LOADING | {"loading", "plain"},
-    "measure": BELOW_METHODS | {"methods", "plain", "info", "engine", "video", ""},
+    "measure": BELOW_METHODS | {"export", "live", "methods", "plain", "info", "engine", "video", ""},
     "demo": BELOW_LOADING | {"loading"},
+    "export": BELOW_LOADING | {"loading", "demo", ""},
+    "web": BELOW_LOADING | {"demo", "explain", "report", ""},
     "__main__": {"cli"},
-    "cli": BELOW_LOADING | {"loading", "plain", "info", "measure", "demo", ""},
+    "cli": BELOW_LOADING
+    | {"explain", "live", "loading", "plain", "info", "measure", "demo", "report", "hub", "export", "web", ""},
 }
 
 

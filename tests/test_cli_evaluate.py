@@ -99,6 +99,27 @@ def test_order_as_table_and_json(run, videos, tmp_path, capsys):
     )
 
 
+def test_names_of_classes_stay_legible_on_80_columns(capsys, monkeypatch):
+    import torch
+
+    from muybridge.cli.evaluating import _print
+    from muybridge.engine.metrics import Evaluation
+    from muybridge.engine.order import OrderDiagnostics
+
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("moving something towards the camera", "moving something away from the camera")
+    labels = torch.arange(2).repeat_interleave(4)
+    right, turned = (
+        Evaluation(torch.eye(2)[found], labels, torch.arange(8), classes=names) for found in (labels, 1 - labels)
+    )
+    _print(OrderDiagnostics(right, turned, turned, turned, ((0, 1),), True))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if "100.0%" in line and "moving" in line)
+    first, last = row.strip("│ ").split("│")[0], row.strip("│ ").split("│")[-1]
+    assert first.strip() == last.strip() == "moving something"
+
+
 @pytest.fixture(scope="module")
 def kitchens(tmp_path_factory, videos):
     """Segments as those of EPIC-KITCHENS-100 are written, of the squares' films: 2 verbs, 2 nouns."""

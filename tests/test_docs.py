@@ -2,16 +2,19 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from muybridge import cli
+from muybridge.backbones.weights import BACKBONES
+from muybridge.methods import METHODS
 from muybridge.recipes import check, find_recipe, override, recipe_names, validate
 from muybridge.structures import Recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCES = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
 
@@ -24,7 +27,7 @@ def words_of(text):
                 command.append(word)
                 continue
             if command[:1] == ["muybridge"]:
-                yield command[1:]
+                yield command[1 : command.index(">") if ">" in command else None]
             command = []
 
 
@@ -62,12 +65,19 @@ def test_there_are_commands():
         "sweep",
         "cache",
         "benchmark",
+        "explain",
+        "report",
+        "compare",
+        "env",
+        "export",
+        "serve",
+        "completion",
     }
 
 
 def test_commands_are_found():
     text = "x=1 && muybridge demo  # muybridge nothing\nmuybridge list \\\n  recipes\necho muybridge train\n"
-    assert list(words_of(text)) == [["demo"], ["list", "recipes"]]
+    assert list(words_of(text + "muybridge env > file")) == [["demo"], ["list", "recipes"], ["env"]]
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{name}: {' '.join(c)}" for name, c in COMMANDS])
@@ -94,3 +104,34 @@ def test_links_lead_somewhere(page):
     for link in links:
         if not link.startswith(("http://", "https://", "#")):
             assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+def rows(page, name):
+    """First cell of each row of a page's table between `<!-- name: begin -->` and `<!-- name: end -->`, and the row."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    table = re.search(rf"<!-- {name}: begin -->\n(.*?)\n<!-- {name}: end -->", text, re.DOTALL)[1]
+    return {line.split("|")[1].strip(): line for line in table.splitlines()[2:]}
+
+
+def test_every_backbone_has_its_licence():
+    told = rows("licences.md", "backbones")
+    assert list(told) == [f"`{name}`" for name in BACKBONES]
+    for name, weights in BACKBONES.items():
+        cells = [cell.strip() for cell in told[f"`{name}`"].split("|")]
+        assert weights.repo.startswith(cells[2])
+        assert cells[3] == weights.licence
+
+
+def test_every_extra_is_told():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    told = {extra for names in rows("install.md", "extras") for extra in re.findall(r"`(\w+)`", names)}
+    assert told == set(extras)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_its_page(method):
+    text = (ROOT / "docs" / "methods" / f"{method}.md").read_text(encoding="utf-8")
+    assert f"`--method {method}`" in text
+    assert "```math\n" in text
+    assert f"../images/methods/{method}.svg" in text
+    assert f"methods/{method}.md" in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

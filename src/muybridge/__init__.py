@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from muybridge.errors import MuybridgeError
     from muybridge.loading import load
     from muybridge.methods import METHODS, build_method
+    from muybridge.predicting.results import Predictions
+    from muybridge.predicting.timeline import Segment, Timeline
     from muybridge.recogniser import Recogniser
+    from muybridge.report.compare import compare_runs
+    from muybridge.report.page import write_report
     from muybridge.structures import Output, Prediction, Recipe, Sampling, TrainArgs, Transform
 
 _HOMES = {
@@ -35,8 +39,13 @@ _HOMES = {
     "MuybridgeError": "errors",
     "METHODS": "methods",
     "build_method": "methods",
+    "Predictions": "predicting.results",
+    "Segment": "predicting.timeline",
+    "Timeline": "predicting.timeline",
     "Recogniser": "recogniser",
     "load": "loading",
+    "compare_runs": "report.compare",
+    "write_report": "report.page",
     "Output": "structures",
     "Prediction": "structures",
     "Recipe": "structures",
@@ -50,19 +59,24 @@ __all__ = [
     "MuybridgeError",
     "Output",
     "Prediction",
+    "Predictions",
     "Recipe",
     "Recogniser",
     "Sampling",
+    "Segment",
+    "Timeline",
     "TrainArgs",
     "Transform",
     "ViT",
     "ViTConfig",
     "build_method",
+    "compare_runs",
     "evaluate_data",
     "load",
     "load_backbone",
     "resume",
     "train",
+    "write_report",
 ]
 
 

@@ -4,6 +4,7 @@
     load("k400_vitb16_8f_dec4x768.pth")                        # recognised by keys, its recipe by file name or SHA-256
     load("mine.pth", recipe="zeroi2v_vitb16_k400_8f")          # what the tensors do not tell comes from a recipe
     load(state_dict, config={"adapter_scale": 0.5, ...})       # or is given
+    load("org/name@v1")                                        # a model on the hub, if there is no such file
 
 Nothing is guessed: a name that two recipes could have meant, a value that contradicts the tensors and a key that no
 table lists are errors.
@@ -24,6 +25,7 @@ from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import BACKBONES, backbone_info, load_backbone
 from muybridge.engine.checkpoint import is_model, load_model, model_spec
 from muybridge.errors import BadInput, CheckpointError, MissingFile, MuybridgeError
+from muybridge.hub.fetch import fetch, hub_name
 from muybridge.methods.base import text_head
 from muybridge.published.assemble import assemble, read_published, recognise
 from muybridge.published.base import Published
@@ -65,7 +67,8 @@ def load(
 
     Args:
         source: a run folder or its `model.safetensors`; a file in one of the published formats (EVL, ILA, DiST,
-            ZeroI2V); or such a file's state dict, key -> tensor.
+            ZeroI2V); such a file's state dict, key -> tensor; or, where there is nothing of that name on this machine,
+            a model on the Hugging Face hub, `org/name` or `org/name@revision`.
         device: where it shall run; None: CUDA if there is one, else the CPU.
         weights: file of the image transformer, for a model without it (a slim run, EVL's published files).
         config: what a published file does not tell, in the authors' words or ours; given values must agree with the
@@ -87,13 +90,19 @@ def load(
         raise BadInput("labels is one text; expected a list of class names.")
     if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
         raise BadInput(f"labels are {', '.join(labels) or 'empty'}; expected at least 2 different names.")
+    on_hub = hub_name(source)
+    if on_hub is not None:
+        source = fetch(*on_hub)
     if not isinstance(source, Mapping) and not Path(source).exists():
-        raise MissingFile(f"There is nothing at {source}; expected a run folder or a file.")
+        raise MissingFile(
+            f"There is nothing at {source}; expected a run folder, a file, or org/name of a model on the hub."
+        )
     if not isinstance(source, Mapping) and (Path(source).is_dir() or is_model(source)):
         if config or recipe:
             raise BadInput(f"{source} says itself what it is; config and recipe are for published checkpoints.")
         method, spec, text = load_model(source, weights)
         recogniser = Recogniser(method, spec, device or _best(), text)
+        recogniser.source = Path(source)
     else:
         recogniser = _load_published(source, device or _best(), weights, config, recipe, labels)
         labels = None

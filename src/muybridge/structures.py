@@ -48,6 +48,21 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """Where the parts of a method that its paper adds looked, out of a trace; see `Method.looked`.
+
+    Attributes:
+        maps: name -> [B, T, rows, columns], 0 or more, one value a patch; the first is the one to show. NaN: nothing is
+            known of that frame.
+        points: name -> [B, T - 1, 2, 2]: for each pair of neighbouring frames a point in the earlier and one in the
+            later, each (x, y) in [-1, 1], from the left and from the top of what the method reads.
+    """
+
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    points: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One answer in words: the class name, its index (line in `labels.txt`) and its probability in [0, 1]."""
 

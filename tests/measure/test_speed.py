@@ -51,12 +51,13 @@ def test_bare_backbone_reads_the_frames_that_the_method_reads():
 def test_inference_figures(name):
     method = tiny(name)
     before = copy.deepcopy(method.state_dict())
-    ways = ["eager", "unmerged", "bf16", "int8"] + (["cached"] if name == "evl" else [])
+    ways = ["eager", "unmerged", "bf16", "int8"] + (["cached", "stream"] if name == "evl" else [])
     figures = {figure.way: figure for figure in inference(method, ways, batch=2, rounds=2)}
     assert list(figures) == [BARE, *ways]
     assert figures[BARE].ratio == 1
     assert figures["eager"].difference == 0
     assert figures["unmerged"].difference < 1e-5
+    assert "stream" not in figures or figures["stream"].difference < 1e-5
     assert 1e-5 < figures["bf16"].difference < 0.1
     assert 1e-5 < figures["int8"].difference < 0.5
     assert figures[BARE].multiply_adds > 0 == figures["int8"].multiply_adds
@@ -104,6 +105,8 @@ def test_int8_replaces_linear_layers_in_a_copy():
 def test_what_cannot_be_cached_says_why():
     with pytest.raises(BadInput, match="nothing to cache"):
         inference(tiny("zeroi2v"), ["cached"], rounds=1)
+    with pytest.raises(BadInput, match="computes every window of a stream anew"):
+        inference(tiny("zeroi2v"), ["stream"], rounds=1)
     with pytest.raises(BadInput, match="no cached step"):
         training(tiny("zeroi2v"), ["train-cached"], rounds=1)
 

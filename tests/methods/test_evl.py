@@ -8,13 +8,8 @@ import torch
 from muybridge.backbones.vit import ViT, ViTConfig
 from muybridge.errors import BadInput, CheckpointError, UnknownName
 from muybridge.methods import build_method
-from muybridge.methods.evl import (
-    QueryAttention,
-    TemporalConv,
-    TemporalMatch,
-    affinity_maps,
-    stretch_index,
-)
+from muybridge.methods.evl import QueryAttention
+from muybridge.methods.local_temporal import TemporalConv, TemporalMatch, affinity_maps, stretch_index
 from muybridge.published.assemble import Model, assemble, read_published, to_published
 from muybridge.testing.tiny import random_backbone
 
@@ -70,11 +65,12 @@ def compare(fast, plain, parameters):
 
 def test_absorbed_projections_equal_plain_attention():
     torch.manual_seed(0)
-    module = QueryAttention(24, 32, 4).double()
-    for parameter in module.parameters():
+    module, norm = QueryAttention(24, 32, 4).double(), torch.nn.LayerNorm(24).double()
+    parameters = [*module.parameters(), *norm.parameters()]
+    for parameter in parameters:
         torch.nn.init.normal_(parameter, std=0.3)
     query, tokens = torch.randn(3, 24).double(), torch.randn(3, 50, 24).double()
-    compare(module(query, tokens), plain_attention(module, query, tokens), list(module.parameters()))
+    compare(module(query, tokens, norm), plain_attention(module, query, norm(tokens)), parameters)
 
 
 def test_shifted_sums_equal_the_convolution():
@@ -104,11 +100,13 @@ def test_displacement_bins_equal_the_loops(prefix, frames):
         compare(fast, y + plain_match(module, affinity, grid, prefix), list(module.parameters()))
 
 
-def test_affinity_maps_are_mean_probabilities_between_neighbours():
+@pytest.mark.parametrize("graph", [True, False])
+def test_affinity_maps_are_mean_probabilities_between_neighbours(graph):
     torch.manual_seed(0)
     frames, heads, prefix, patches, d = 3, 2, 1, 6, 4
     q, k = torch.randn(2 * frames, heads, prefix + patches, d), torch.randn(2 * frames, heads, prefix + patches, d)
-    maps = affinity_maps(q, k, frames, prefix)
+    with torch.set_grad_enabled(graph):
+        maps = affinity_maps(q, k, frames, prefix)
     assert maps.shape == (2, 2, frames - 1, patches, patches)
     for b in range(2):
         for i in range(frames - 1):

@@ -3,10 +3,13 @@
 import onnxruntime
 import pytest
 import torch
-from method_cases import CLOSE, WITH_LABELS, draw_labels, draw_video, make
+from method_cases import CLOSE, FRAMES, SIZE, WITH_LABELS, draw_labels, draw_video, make
 from torch import nn
 
+from muybridge.export import onnx_file, program, standalone
+from muybridge.export.graph import Deployed
 from muybridge.methods import METHODS
+from muybridge.structures import Transform
 
 FREE_BATCH = ({0: torch.export.Dim.DYNAMIC},)
 # Of the largest logit. Measured differences are at most 8e-7 with ONNX Runtime and 5e-7 with inductor.
@@ -55,6 +58,18 @@ def test_onnx_runtime_takes_any_batch(model, tmp_path):
         video = draw_video(batch, seed=batch)
         (logits,) = session.run(None, {given.name: video.numpy()})
         assert_near(torch.from_numpy(logits), model(video), f"batch of {batch}")
+
+
+@pytest.mark.slow
+def test_onnx_runtime_takes_bytes_of_any_size(model, tmp_path):
+    """What `muybridge export --with-resize` writes, of every method."""
+    graph = Deployed(model.method, Transform(SIZE), resize=True).eval()
+    traced = program.trace(graph, program.frames_like(FRAMES, SIZE, True), free_size=True)
+    onnx_file.write(traced, tmp_path / "model.onnx", {})
+    run, _ = standalone.open_model(tmp_path / "model.onnx")
+    for shape in ((1, FRAMES, 32, 71, 3), (2, FRAMES, 90, 61, 3)):
+        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close(torch.from_numpy(run(frames.numpy())), graph(frames), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow

@@ -437,3 +437,18 @@ def test_a_misshapen_tensor_is_named(published, key):
     state[key] = torch.zeros(*state[key].shape[:-1], state[key].shape[-1] + 1)
     with pytest.raises(CheckpointError, match=key.removeprefix("backbone.")):
         assemble(read_published(state, TOLD))
+
+
+def test_an_adapter_is_its_formula():
+    torch.manual_seed(0)
+    adapter = LinearAdapter(12, 5, 0.7, dropout=0.0).double()
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    z = torch.randn(2, 3, 12, dtype=torch.float64, requires_grad=True)
+    leaves = [z, *adapter.parameters()]
+    found, wanted = adapter(z), z + 0.7 * adapter.fc2(adapter.fc1(z))
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad(out, leaves, grad) for out in (found, wanted))
+    for here, there in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(here, there)

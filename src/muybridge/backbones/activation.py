@@ -37,26 +37,34 @@ class QuickGELU(nn.Module):
 
 
 class _QuickGELU(torch.autograd.Function):
-    """The same with a gradient: x is kept, and nothing else."""
+    """The activation with a gradient: x is kept, and nothing else."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        out = torch.empty_like(x)
-        for part, here in zip(_stretches(x), _stretches(out), strict=True):
-            torch.mul(part, SLOPE, out=here)
-            F.silu(here, inplace=True).mul_(1 / SLOPE)
-        return out
+        return _quick_gelu(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
         grad = grads[0].contiguous()
         out = torch.empty_like(grad)
-        for part, wanted, here in zip(_stretches(x), _stretches(grad), _stretches(out), strict=True):
-            # d/dx x sigmoid(u) = silu'(u), u = 1.702 x
-            torch.ops.aten.silu_backward.grad_input(wanted, part * SLOPE, grad_input=here)
+        _times_slope(grad, ctx.saved_tensors[0], out)
         return out
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    """The activation as a new tensor."""
+    out = torch.empty_like(x)
+    for part, here in zip(_stretches(x), _stretches(out), strict=True):
+        torch.mul(part, SLOPE, out=here)
+        F.silu(here, inplace=True).mul_(1 / SLOPE)
+    return out
+
+
+def _times_slope(grad: Tensor, x: Tensor, out: Tensor) -> None:
+    """out = grad times the activation's slope at x; d/dx x sigmoid(u) = silu'(u), u = 1.702 x."""
+    for wanted, part, here in zip(_stretches(grad), _stretches(x), _stretches(out), strict=True):
+        torch.ops.aten.silu_backward.grad_input(wanted, part * SLOPE, grad_input=here)
 
 
 def _in_rows(x: Tensor) -> bool:

@@ -3,7 +3,22 @@
 Everything heavy is imported inside the commands, so that `--help` and mistakes answer at once.
 """
 
-from muybridge.cli import benchmark, cache, data, evaluating, models, sweep, training, use  # noqa: F401 - their commands register themselves
+from muybridge.cli import (  # noqa: F401 - their commands register themselves
+    benchmark,
+    cache,
+    completion,
+    data,
+    env,
+    evaluating,
+    explaining,
+    exporting,
+    models,
+    reporting,
+    serving,
+    sweep,
+    training,
+    use,
+)
 from muybridge.cli.app import app, main, run, split_fields
 
 __all__ = ["app", "main", "run", "split_fields"]

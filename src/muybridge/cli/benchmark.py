@@ -64,7 +64,8 @@ def benchmark(
         batch: videos at a time.
         train: training steps too.
         ways: of running it, separated by commas, or 'all'. Forward: eager, unmerged, bf16, compiled, compiled-bf16,
-            int8, cached; with --train: train, train-bf16, train-checkpoint, train-cached.
+            int8, cached, stream, torch-export, onnx, onnx-int8, openvino, openvino-bf16, openvino-int8; with --train:
+            train, train-bf16, train-checkpoint, train-cached.
         rounds: measurements of each.
         threads: of the processor (default: as torch has it).
         device: such as cpu or cuda (default: the GPU, if there is one).
@@ -205,10 +206,15 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _fits(way: str, method: Any, device: Any) -> bool:
     """Whether `all` means this way too."""
+    from muybridge.export.timing import RUNTIMES, is_installed
     from muybridge.methods.base import Method
 
     if way.endswith("cached"):
         return type(method).frozen is not Method.frozen
+    if way == "stream":
+        return type(method).encode_frame is not Method.encode_frame
+    if way in RUNTIMES:
+        return device.type == "cpu" and is_installed(way)
     if way == "unmerged":
         return method.merged() is not method
     return way != "int8" or device.type == "cpu"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOADING, READING = Loading(), Reading()
 FEW, WORST, BEST, PAIRS = 24, 12, 4, 8  # classes that are all shown; else the worst and the best; confused pairs
+NARROWEST = 14  # of a column of class names beside four of numbers: 80 characters hold two such
 ACTIONS = "actions.json"
 
 
@@ -274,7 +275,8 @@ def _print_order(console: Console, result: OrderDiagnostics) -> None:
     if needing:
         title = "classes that need the order most: top-1"
         table = _table(console, title, "class", "right", "reversed", "shuffled", "frozen", "twin")
-        table.columns[-1].justify = "left"
+        table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+        table.columns[0].min_width = table.columns[-1].min_width = NARROWEST
         for row in sorted(needing, key=lambda row: row["shuffled"] - row["right"])[:WORST]:
             shares = [f"{row[order]:.1%}" for order in result.orders]
             table.add_row(escape(row["class"]), *shares, escape(row["twin"]))

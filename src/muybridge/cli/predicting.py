@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json as json_module
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cyclopts import Parameter
 
 from muybridge.cli.app import Fields, Loading, Reading
-from muybridge.errors import BadInput
+from muybridge.errors import BadInput, MissingFile
+from muybridge.structures import SourceArgs
 
 SOURCE = "--source.decoder, seconds, megapixels and megabytes"
 READ = ("source.decoder", "source.seconds", "source.megapixels", "source.megabytes")
@@ -19,7 +20,7 @@ READ = ("source.decoder", "source.seconds", "source.megapixels", "source.megabyt
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Collecting:
-    """How a collection is computed and written; with --out only.
+    """How a collection is computed and written; with --out only, but for workers and batch-size.
 
     Attributes:
         out: folder for a row a video; the same command goes on where one was stopped.
@@ -27,7 +28,7 @@ class Collecting:
         workers: of ray: each holds the model (default: as many as fit); of local: processes that decode (default: 1).
         gpus_per_worker: GPUs of each worker of ray (default: 0).
         address: of a Ray cluster, or 'auto'; by default Ray is started on this machine.
-        features: write the vector from which the head tells the classes, in place of these.
+        features: with --out, write the vector from which the head tells the classes, in place of these.
         format: 'csv' or 'parquet' (default: csv; features: parquet).
         block: videos in a part (default: 64).
         batch_size: views that are computed at a time (default: 8).
@@ -44,19 +45,51 @@ class Collecting:
     batch_size: int | None = None
 
     def given(self) -> list[str]:
-        """Names of the options that were given, besides `out`."""
+        """Names of the options that were given and are for collections only, besides `out`."""
         return [
             f"--{name.replace('_', '-')}"
             for name, value in vars(self).items()
-            if name != "out" and value not in (None, False)
+            if name not in ("out", "workers", "batch_size") and value not in (None, False)
         ]
 
 
-def refuse_without_out(collecting: Collecting, fields: Fields) -> None:
+def refuse_without_out(collecting: Collecting) -> None:
     """Raise BadInput if something was given that is for collections only."""
-    given = [*collecting.given(), *(f"--{name}" for name in fields or {})]
-    if given:
-        raise BadInput(f"{given[0]} is for collections, which are written to a folder; give --out DIR.")
+    for name in collecting.given():
+        more = ", or --features-to FILE" if name == "--features" else ""
+        raise BadInput(f"{name} is for collections, which are written to a folder; give --out DIR{more}.")
+
+
+def read_fields(collecting: Collecting, fields: Fields) -> SourceArgs:
+    """What a file may cost, and the decoder. Raises BadInput: a field is for something else, or a number is 0."""
+    for name in fields or {}:
+        if name not in READ:
+            raise BadInput(f"--{name} is not for predictions, which read {SOURCE}.")
+    for name in ("block", "batch_size"):
+        if getattr(collecting, name) == 0:
+            raise BadInput(f"--{name.replace('_', '-')} is 0; expected at least 1.")
+    return Reading().args(fields)
+
+
+def find_model(run: Path, loading: Loading) -> tuple[Path, Loading]:
+    """The run or file that is meant: the name of a published recipe means its file in the current folder.
+
+    Raises:
+        MissingFile: it is not there; its name and what to do are told.
+    """
+    from muybridge.recipes import published_recipe, recipe_names
+
+    if run.exists() or str(run) not in recipe_names():
+        return run, loading
+    names = [file.name for file in published_recipe(str(run)).files]
+    for name in names:
+        if Path(name).is_file():
+            return Path(name), replace(loading, recipe=loading.recipe or str(run))
+    told = f"expected {' or '.join(names)} in the current folder" if names else "no file of weights is known by name"
+    raise MissingFile(
+        f"{run} is a published recipe, and its weights are not here; {told}. Fetch the file from its authors and give "
+        f"it: muybridge predict FILE VIDEO --recipe {run}. Or train by it: muybridge train --recipe {run} --data DIR."
+    )
 
 
 def predict_to_folder(
@@ -74,18 +107,13 @@ def predict_to_folder(
     from muybridge.engine.progress import ProgressBar
 
     assert collecting.out is not None
-    for name in fields or {}:
-        if name not in READ:
-            raise BadInput(f"--{name} is not for predictions, which read {SOURCE}.")
-    for name in ("block", "batch_size"):
-        if getattr(collecting, name) == 0:
-            raise BadInput(f"--{name.replace('_', '-')} is 0; expected at least 1.")
+    source = read_fields(collecting, fields)
     options: dict[str, Any] = {"block": collecting.block, "batch_size": collecting.batch_size}
     args = CollectionArgs(
         top=top,
         features=collecting.features,
         format=collecting.format or ("parquet" if collecting.features else "csv"),
-        source=Reading().args(fields),
+        source=source,
         **{name: value for name, value in options.items() if value is not None},
     )
     progress, engine = ProgressBar(), collecting.engine or "local"

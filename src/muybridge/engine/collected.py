@@ -114,7 +114,7 @@ class Collection:
             BadInput: it holds something else, or cannot be written to; or parquet is asked for and pyarrow is missing.
         """
         if self.kind == "parquet":
-            _arrow()
+            import_arrow()
         wanted = json.loads(json.dumps({**settings, "columns": self.columns, "block": self.size}))
         file = self.folder / SETTINGS
         if not file.exists():
@@ -227,7 +227,7 @@ class Collection:
             if tuple(header) != self.columns or any(len(row) != len(header) for row in rows):
                 raise ValueError("other columns")
             return [tuple(row) for row in rows]
-        table = _arrow()[1].read_table(self.part(number))
+        table = import_arrow()[1].read_table(self.part(number))
         if tuple(table.column_names) != self.columns:
             raise ValueError("other columns")
         features = FEATURE in self.columns
@@ -245,7 +245,7 @@ class Collection:
                 for group in groups:
                     writer.writerows([[_text(value) for value in row] for row in group])
             return
-        arrow, parquet = _arrow()
+        arrow, parquet = import_arrow()
         kinds = {INDEX: arrow.int64(), "start": arrow.float64(), "end": arrow.float64()}
         kinds[FEATURE] = arrow.list_(arrow.float32())
         fields = [
@@ -284,7 +284,8 @@ def _vectors(column: Any) -> list[Any]:
     return [scalar.values.to_numpy() if scalar.is_valid else None for scalar in column]
 
 
-def _arrow() -> tuple[Any, Any]:
+def import_arrow() -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet. Raises BadInput: they are not installed."""
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muybridge.errors import unknown
+from muybridge.errors import BadInput, unknown
+from muybridge.export.timing import RUNTIMES, runtime_call
 from muybridge.info.counting import multiply_adds
+from muybridge.live.ring import Ring, encodes_once
 from muybridge.measure.machine import matrix_rate
 from muybridge.measure.memory import peak_on_gpu
 from muybridge.measure.timing import interleaved
@@ -31,6 +34,8 @@ WAYS = {
     "compiled-bf16": "torch.compile, bfloat16",
     "int8": "the backbone's linear layers in int8, their scales found anew in each call (CPU)",
     "cached": "from frozen features that were computed before",
+    "stream": "one new frame of a live stream, the others known: encoded once where the method can",
+    **RUNTIMES,
 }
 STEPS = {
     "train": "a training step, fp32",
@@ -95,11 +100,16 @@ def inference(
 
     Raises:
         UnknownName: no such way.
-        BadInput: `cached`, and nothing of the method is frozen.
+        BadInput: `cached`, and nothing of the method is frozen; `stream`, and it encodes no frame by itself.
     """
     for way in ways:
         if way not in WAYS:
             raise unknown("way", way, WAYS)
+    if "stream" in ways and not encodes_once(model):
+        raise BadInput(
+            f"{type(model).__name__} computes every window of a stream anew, as one that is given whole (way eager); "
+            "there is no way 'stream'."
+        )
     video = random_video(model, batch) if video is None else video
     merged = model.merged().eval()
     calls: dict[str, Call] = {BARE: bare_backbone(model, video)}
@@ -114,7 +124,7 @@ def inference(
     usual = multiply_adds(merged, video[:1])
     figures = []
     for name in calls:
-        adds = 0 if name in ("cached", "int8") else video.shape[0] * counted.get(name, usual)
+        adds = 0 if name in ("cached", "stream") or name.endswith("int8") else video.shape[0] * counted.get(name, usual)
         seconds = times.median(name)
         share = 2 * adds / seconds / rates[dtypes[name]]
         difference, same = compare(logits[name], reference) if name in logits else (None, None)
@@ -179,8 +189,12 @@ def _forward(way: str, model: Method, merged: Method, video: Tensor) -> Call:
         return forward(model, video)
     if way == "cached":
         return _cached(model, video)
+    if way == "stream":
+        return live(merged, video)
     if way == "int8":
         return forward(int8(merged), video)
+    if way in RUNTIMES:
+        return runtime_call(way, merged, video)
     if way == "compiled":
         return forward(compiled(merged), video)
     half = copy.deepcopy(merged).to(torch.bfloat16)
@@ -196,6 +210,20 @@ def _cached(model: Method, video: Tensor) -> Call:
     def run() -> Tensor:
         with torch.inference_mode():
             return model.readout(features).logits
+
+    return run
+
+
+def live(model: Method, video: Tensor) -> Callable[[], Tensor]:
+    """The logits after one new frame, the frames of `video` coming again and again; first those of `video` itself."""
+    ring = Ring(model)
+    frames = itertools.cycle(video.unbind(1))
+    for _ in range(model.frames - 1):
+        ring.push(next(frames))
+
+    def run() -> Tensor:
+        ring.push(next(frames))
+        return ring.logits()
 
     return run
 

@@ -8,7 +8,7 @@ line and the tests know `Method`, never a particular one. A new method is one fi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
@@ -21,7 +21,7 @@ from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import resized
 from muybridge.errors import BadInput, CheckpointError, key_difference, shape_text, unknown
 from muybridge.methods.heads import TextHead
-from muybridge.structures import Output, TrainArgs
+from muybridge.structures import Looked, Output, TrainArgs
 
 Features = dict[str, Tensor]
 Owner = TypeVar("Owner", bound="Method")
@@ -132,6 +132,23 @@ class Method(nn.Module):
         """The rest: `forward(video) == readout(frozen(video))`."""
         raise NotImplementedError(f"{type(self).__name__} has no frozen features; call it with a video.")
 
+    def encode_frame(self, images: Tensor, before: Features | None) -> Features | None:
+        """What is kept of a frame of a live stream, so that no window computes it again; None: nothing can be.
+
+        Args:
+            images: [B, 3, H, W], normalised: the frame that has come, of B streams or crops.
+            before: what was kept of the frame before it; None: there is none. What only this call needs may be taken
+                out of it.
+        """
+        return None
+
+    def from_frames(self, frames: Sequence[Features]) -> Output:
+        """`forward` of a window of T frames of which `encode_frame` kept this, oldest first.
+
+        What this window is the first to need of a frame may be added to what is kept of it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps nothing of a frame; call it with a video.")
+
     def through(self, step: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """`step(*inputs)`, of which only the inputs are kept if `checkpoint_activations` is on.
 
@@ -153,6 +170,20 @@ class Method(nn.Module):
             return {**self._trace, "logits": output.logits, **{f"loss.{k}": v for k, v in output.losses.items()}}
         finally:
             self._trace = None
+
+    def looked(self, trace: dict[str, Tensor]) -> Looked:
+        """Where the method's own parts looked, of what `trace` returned; by default nothing is known.
+
+        Where nothing is, `muybridge explain` follows the backbone's attention (docs/explain.md).
+        """
+        return Looked()
+
+    def head_frames(self) -> dict[int, Tensor]:
+        """Whose keys and values the backbone's attention heads see: offset in frames -> share of each head [h].
+
+        By default each frame sees its own. An offset that leads outside the video leads to the frame itself.
+        """
+        return {0: torch.ones(self.backbone.config.heads)}
 
     def record(self, name: str, tensor: Tensor) -> None:
         """Keep `tensor` under `name` while `trace` runs; nothing otherwise."""

@@ -326,15 +326,46 @@ class DiST(Method):
         """Tokens [B, T, 1 + P, W] of each tapped block; with `zero_shot` the image features [B, T, E]."""
         self.check_video(video)
         # Fast: the sparse frames alone are embedded (0.9 of 164 G multiply-adds, ViT-B/16 at 8 + 16 frames).
-        x = self.backbone.embed(fold_frames(video[:, :: self.config.ratio]))
+        return self._walk(fold_frames(video[:, :: self.config.ratio]), self.sparse)
+
+    def _walk(self, images: Tensor, frames: int) -> tuple[list[Tensor], Tensor | None]:
+        """Images [B * T, 3, H, W] of T frames -> what `_tap` returns."""
+        x = self.backbone.embed(images)
         last = self.backbone.config.depth - 1 if self.config.zero_shot else self.tapped[-1]
         taps = []
         for i, block in enumerate(self.backbone.blocks[: last + 1]):
             x = self.through(block, x)
             self.record(f"block.{i}", x)
             if i in self.tapped:
-                taps.append(unfold_frames(self._rows(x), self.sparse).to(self.video_token.dtype))
-        return taps, self._image_features(x)
+                taps.append(unfold_frames(self._rows(x), frames).to(self.video_token.dtype))
+        return taps, self._image_features(x, frames)
+
+    @graph_where_trained
+    def encode_frame(self, images: Tensor, before: Features | None) -> Features:
+        """images [B, 3, H, W] -> {"image": images}: whether a frame is sparse depends on its place in the window."""
+        return {"image": images}
+
+    def from_frames(self, frames: Sequence[Features]) -> Output:
+        """F dense frames, of which those that are sparse here, and were in no window before, are encoded.
+
+        A window that moves on by one frame makes others sparse: in the end each is encoded, and each once.
+        """
+        sparse = frames[:: self.config.ratio]
+        for frame in sparse:
+            if "taps" not in frame:
+                frame.update(self._encode(frame["image"]))
+        taps = [torch.cat(layer, dim=1) for layer in zip(*(frame["taps"].unbind(1) for frame in sparse), strict=True)]
+        hidden = self._embed(torch.stack([frame["image"] for frame in frames], dim=1), taps)
+        if not self.config.zero_shot:
+            return self._classify(hidden, None)
+        return self._classify(hidden, torch.cat([frame["image_features"] for frame in sparse], dim=1))
+
+    @graph_where_trained
+    def _encode(self, images: Tensor) -> Features:
+        """[B, 3, H, W] -> what `frozen` says of one sparse frame, T = 1, but for `video`."""
+        taps, image_features = self._walk(images, 1)
+        kept = {"taps": torch.stack(taps, dim=1)}
+        return kept if image_features is None else {**kept, "image_features": image_features}
 
     def _rows(self, x: Tensor) -> Tensor:
         """A block's tokens [N, L, W] -> [N, 1 + P, W]: one for the image, then the patches."""
@@ -343,11 +374,11 @@ class DiST(Method):
             return x if prefix == 1 else torch.cat([x[:, :1], x[:, prefix:]], dim=1)
         return torch.cat([x[:, prefix:].mean(dim=1, keepdim=True), x[:, prefix:]], dim=1)
 
-    def _image_features(self, x: Tensor) -> Tensor | None:
+    def _image_features(self, x: Tensor, frames: int = 0) -> Tensor | None:
         if not self.config.zero_shot:
             return None
         features = self.backbone.project(self.backbone.summary(x))
-        return unfold_frames(features, self.sparse).to(self.video_token.dtype)
+        return unfold_frames(features, frames or self.sparse).to(self.video_token.dtype)
 
     def _embed(self, video: Tensor, taps: Sequence[Tensor]) -> Tensor:
         """Dense frames [B, F, 3, H, W] and tapped tokens, each [B, T, 1 + P, W] -> h [B, D]."""

@@ -37,7 +37,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muybridge.backbones.vit import QuickGELU, ViT
+from muybridge.backbones.activation import QuickGELU
+from muybridge.backbones.vit import Edit, ViT
 from muybridge.errors import BadInput
 from muybridge.methods.alignment import AlignedLayer
 from muybridge.methods.base import (
@@ -50,7 +51,9 @@ from muybridge.methods.base import (
     unfold_frames,
 )
 from muybridge.methods.heads import LinearHead
-from muybridge.structures import Output
+from muybridge.methods.local_temporal import TemporalConv, TemporalMatch, affinity_maps, stretch_index
+from muybridge.methods.query import frame_sum, mix
+from muybridge.structures import Looked, Output
 
 NORM_EPS = 1e-5
 
@@ -105,93 +108,34 @@ class QueryAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+    def asked(self, query: Tensor) -> Tensor:
+        """What each head looks for among normed tokens: [B, D] -> [B, h, D]."""
         # Fast: with one query, q . (W_k y) = (W_k^T q) . y and sum_s a_s (W_v y_s) = W_v (sum_s a_s y_s): the two
         # projections of all S tokens become two products with h vectors (7.4 G -> 0.12 G multiply-adds in ViT-B/16).
-        q = self.q(query).unflatten(-1, (self.heads, -1))  # [B, h, d]
-        k_weight = self.k.weight.unflatten(0, (self.heads, -1))  # [h, d, D]
-        v_weight = self.v.weight.unflatten(0, (self.heads, -1))
-        q = q / math.sqrt(q.shape[-1])
-        asked = torch.einsum("bhd,hdw->bhw", q, k_weight)  # [B, h, D]
-        scores = asked @ tokens.transpose(1, 2)  # [B, h, S]
+        q = self.q(query).unflatten(-1, (self.heads, -1)) / math.sqrt(self.q.out_features // self.heads)  # [B, h, d]
+        asked = torch.einsum("bhd,hdw->bhw", q, self.k.weight.unflatten(0, (self.heads, -1)))
         # The key bias adds the same to all scores of a head and drops out of the softmax. Its gradient is zero: exactly
         # so here, so that AdamW does not blow rounding noise up to steps, and not missing, as data parallelism needs.
-        scores = scores + 0.0 * self.k.bias.sum()
-        mixed = scores.softmax(dim=-1) @ tokens  # [B, h, D]
-        out = torch.einsum("bhw,hdw->bhd", mixed, v_weight).flatten(1) + self.v.bias
-        return self.proj(out)
+        return asked + 0.0 * self.k.bias.sum()
 
+    def weights(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """How much each head looks at each normed token, summing to 1: [B, D], [B, S, D] -> [B, h, S]."""
+        return (self.asked(query) @ tokens.transpose(1, 2)).softmax(dim=-1)
 
-class TemporalConv(nn.Module):
-    """x + depthwise convolution of x over time with kernel 3, zeros outside.
-
-    `weight` [D, 1, 3] and `bias` [D] are those of an `nn.Conv1d` and are drawn as it draws them.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(3)
-        self.weight = nn.Parameter(torch.empty(width, 1, 3).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, L, D] -> the same; x stays as it is."""
-        before, here, after = self.weight[:, 0].unbind(-1)  # each [D]
-        # Fast: three passes, the second and third into what the first has made: no copy to [B * L, D, T] and back.
-        y = torch.addcmul(self.bias, x, 1 + here)
-        y[:, 1:].addcmul_(x[:, :-1], before)
-        y[:, :-1].addcmul_(x[:, 1:], after)
-        return y
-
-
-class TemporalMatch(nn.Module):
-    """What the temporal cross attention adds: sum_r a[p, r] w[p - r] over the frames before and after.
-
-    Args:
-        width: D.
-        grid: (rows, columns) of patches.
-    """
-
-    def __init__(self, width: int, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.grid = grid
-        displacements = (2 * grid[0] - 1) * (2 * grid[1] - 1)
-        self.previous = nn.Parameter(torch.zeros(displacements, width))
-        self.next = nn.Parameter(torch.zeros(displacements, width))
-
-    def forward(self, y: Tensor, affinity: Tensor, index: Tensor) -> Tensor:
+    def forward(self, query: Tensor, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
         """
         Args:
-            y: [B, T, L, D], what is there already; L - P prefix tokens are left as they are.
-            affinity: [B, 2, T - 1, P, P], see `affinity_maps`.
-            index: [columns, P], see `stretch_index`.
-
-        Returns:
-            y + match; the first frame has no previous one and the last no next.
+            query: [B, D], normed.
+            tokens: [B, S, D].
+            norm: of the tokens.
         """
-        # Fast: probabilities are added up by displacement first, so the tables are never gathered to a dense [P, P, D]
-        # (118 MB for 14 x 14 patches, D = 768). A row of patches can be displaced by as many rows as there are, so it
-        # reads a stretch of the table: one product a row, half as large as with the whole table (5 % -> 2.6 % of
-        # ViT-B/16's multiply-adds). A patch's displacements all differ, so nothing collides.
-        b, t, length, width = y.shape
-        rows, columns = self.grid
-        shifts = rows * (2 * columns - 1)  # displacements that the patches of one row have
-        index = index.expand(rows, b, t - 1, -1, -1)
-        pairs = affinity.unflatten(3, self.grid).permute(1, 3, 0, 2, 4, 5)  # [2, rows, B, T - 1, columns, P]
-        bins = affinity.new_zeros(2, rows, b, t, columns, shifts)
-        bins[0, :, :, 1:].scatter_(-1, index, pairs[0])
-        bins[1, :, :, : t - 1].scatter_(-1, index, pairs[1])
-        before, after = bins.flatten(2, 4)  # [rows, B * T * columns, shifts]
-        added = torch.baddbmm(before @ self.stretches(self.previous), after, self.stretches(self.next))
-        added = added.view(rows, b, t, columns, width).permute(1, 2, 0, 3, 4).flatten(2, 3)  # [B, T, P, D]
-        prefix = length - rows * columns
-        return torch.cat([y[:, :, :prefix], y[:, :, prefix:] + added], dim=2)
-
-    def stretches(self, table: Tensor) -> Tensor:
-        """What each row of patches reads of a table: [displacements, D] -> [rows, `shifts`, D], a view."""
-        rows, columns = self.grid
-        by_row = table.unflatten(0, (2 * rows - 1, 2 * columns - 1))
-        return by_row.unfold(0, rows, 1).movedim(-1, 1).flatten(1, 2)
+        # Fast: the norm's factor and shift are put on h vectors and not on S tokens, as above. What the shift adds to
+        # the scores of a head is the same in all of them and drops out.
+        tokens = F.layer_norm(tokens, norm.normalized_shape, eps=norm.eps)
+        mixed = mix(self.asked(query) * norm.weight, tokens) * norm.weight + norm.bias  # [B, h, D]
+        v_weight = self.v.weight.unflatten(0, (self.heads, -1))  # [h, d, D]
+        out = torch.einsum("bhw,hdw->bhd", mixed, v_weight).flatten(1) + self.v.bias
+        return self.proj(out)
 
 
 class DecoderMLP(nn.Module):
@@ -229,8 +173,13 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, frame_features: Tensor) -> Tensor:
         """x [B, D], frame_features Y [B, T, L, D] -> [B, D]."""
-        x = x + self.attention(self.norm_query(x), self.norm_frames(frame_features.flatten(1, 2)))
+        x = x + self.attention(self.norm_query(x), frame_features.flatten(1, 2), self.norm_frames)
         return x + self.mlp(self.norm_mlp(x))
+
+    def attended(self, x: Tensor, frame_features: Tensor) -> Tensor:
+        """How much each head looks at each token of each frame: shapes as in `forward` -> [B, h, T, L]."""
+        weights = self.attention.weights(self.norm_query(x), self.norm_frames(frame_features.flatten(1, 2)))
+        return weights.unflatten(-1, frame_features.shape[1:3])
 
 
 class EVL(Method):
@@ -292,22 +241,27 @@ class EVL(Method):
     def _tap(self, video: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Of each tapped block: its tokens [B, T, L, D], and the matches [B, 2, T - 1, P, P] if they are wanted."""
         self.check_video(video)
-        first = self.backbone.config.depth - self.config.layers
-        tokens, affinity = [], []
+        affinity = []
 
         def look(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             affinity.append(affinity_maps(q, k, self.frames, self.backbone.config.prefix).to(self.query.dtype))
             return q, k, v
 
-        x = self.backbone.embed(fold_frames(video))
+        return [unfold_frames(x, self.frames) for x in self._walk(fold_frames(video), look)], affinity
+
+    def _walk(self, images: Tensor, look: Edit) -> list[Tensor]:
+        """Images [N, 3, H, W] -> tokens [N, L, D] of each tapped block; `look` sees its q, k, v if they are wanted."""
+        first = self.backbone.config.depth - self.config.layers
+        tokens = []
+        x = self.backbone.embed(images)
         self.record("embedded", x)
         for i, block in enumerate(self.backbone.blocks):
             tapped = i >= first
             x = self.through(block, x, look if tapped and self.config.temporal_match else None)
             self.record(f"block.{i}", x)
             if tapped:
-                tokens.append(unfold_frames(x, self.frames).to(self.query.dtype))
-        return tokens, affinity
+                tokens.append(x.to(self.query.dtype))
+        return tokens
 
     def frozen_key(self) -> dict[str, Any]:
         """How many blocks are tapped, and whether their matches are."""
@@ -318,30 +272,108 @@ class EVL(Method):
         affinity = features["affinity"].unbind(1) if self.config.temporal_match else ()
         return self._decode(features["tokens"].unbind(1), affinity)
 
-    def _decode(self, tokens: Sequence[Tensor], affinity: Sequence[Tensor]) -> Output:
-        """The decoder on what `_tap` returns."""
+    @graph_where_trained
+    def encode_frame(self, images: Tensor, before: Features | None) -> Features:
+        """What the decoder needs of one frame of a live stream, and of its match with the frame before it.
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            before: what was kept of the frame before; its queries and keys are taken out of it.
+
+        Returns:
+            `tokens` [B, M, L, D], outputs of the last M blocks. If the cross attention is on, `queries` and `keys`
+            [B, M, h, L, d] of these blocks, and, where there is a frame before, `matched` [B, M, 2, L, D]: what the
+            match of the two adds to that frame and to this one, wherever in a window they stand.
+        """
+        queries, keys = [], []
+
+        def look(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            queries.append(q)
+            keys.append(k)
+            return q, k, v
+
+        kept = {"tokens": torch.stack(self._walk(images, look), dim=1)}
+        if not self.config.temporal_match:
+            return kept
+        kept |= {"queries": torch.stack(queries, dim=1), "keys": torch.stack(keys, dim=1)}
+        if before is None:
+            return kept
+        q, k = (torch.stack([before.pop(name), kept[name]], dim=1) for name in ("queries", "keys"))
+        matched = []
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            assert layer.temporal_match is not None
+            pair = affinity_maps(fold_frames(q[:, :, i]), fold_frames(k[:, :, i]), 2, self.backbone.config.prefix)
+            nothing = kept["tokens"].new_zeros(len(images), 2, *kept["tokens"].shape[2:])
+            matched.append(layer.temporal_match(nothing, pair.to(self.query.dtype), self.stretch_index))
+        return {**kept, "matched": torch.stack(matched, dim=1)}
+
+    def from_frames(self, frames: Sequence[Features]) -> Output:
+        """What `encode_frame` kept of T frames -> logits [B, K]; only the decoder is run."""
+        by_layer = zip(*(frame["tokens"].unbind(1) for frame in frames), strict=True)
+        tokens = [torch.stack(layer, dim=1) for layer in by_layer]
+        if not self.config.temporal_match:
+            return self._decode(tokens, ())
+        matched = []
+        for i, y in enumerate(tokens):
+            added = torch.zeros_like(y)
+            for t, frame in enumerate(frames[1:]):
+                added[:, t : t + 2] += frame["matched"][:, i]
+            matched.append(added)
+        return self._decode(tokens, (), matched)
+
+    def _decode(
+        self, tokens: Sequence[Tensor], affinity: Sequence[Tensor], matched: Sequence[Tensor] | None = None
+    ) -> Output:
+        """The decoder on what `_tap` returns; `matched`: what the matches add to the tokens, in place of `affinity`."""
         x = self.query.expand(tokens[0].shape[0], -1)
         losses = []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            f = y = tokens[i]  # [B, T, L, D]
-            if layer.temporal_conv is not None:
-                y = layer.temporal_conv(f)
-                self.record_difference(f"layers.{i}.temporal_conv", y, f)
-            if layer.temporal_position is not None:
-                y = y + layer.temporal_position[:, None]
-            if layer.temporal_match is not None:
-                before, y = y, layer.temporal_match(y, affinity[i], self.stretch_index)
-                self.record_difference(f"layers.{i}.temporal_match", y, before)
+            f = tokens[i]  # [B, T, L, D]
+            y = self._gather(i, layer, f, affinity[i] if affinity else None, matched[i] if matched else None)
             if layer.alignment is not None:
                 normed, pairs = layer.alignment.look(f)
                 y = layer.alignment.add(y, normed, pairs)
                 if self.training:
                     losses.append(layer.alignment.alignment.loss(normed, pairs))
             self.record(f"layers.{i}.frame_features", y)
+            if self._trace is not None:
+                self.record(f"layers.{i}.attention", layer.attended(x, y))
             x = layer(x, y)
             self.record(f"layers.{i}.out", x)
         return Output(self.head(x), {"alignment": torch.stack(losses).sum()} if losses else {})
+
+    def _gather(
+        self, i: int, layer: DecoderLayer, f: Tensor, affinity: Tensor | None, matched: Tensor | None
+    ) -> Tensor:
+        """Tokens f [B, T, L, D] of the i-th tapped block, and what their neighbours and positions add to them."""
+        conv, position, match = layer.temporal_conv, layer.temporal_position, layer.temporal_match
+        fused = f.device.type == "cpu" and not f.requires_grad and not torch.compiler.is_compiling()
+        if fused and conv is not None and matched is None and self._trace is None:
+            added = None if match is None or affinity is None else match.added(affinity, self.stretch_index)
+            return frame_sum(f, conv.weight, conv.bias, position, added, self.backbone.config.prefix)
+        y = f
+        if conv is not None:
+            y = conv(f)
+            self.record_difference(f"layers.{i}.temporal_conv", y, f)
+        if position is not None:
+            y = y + position[:, None]
+        if match is not None:
+            before = y
+            y = y + matched if matched is not None else match(y, affinity, self.stretch_index)
+            self.record_difference(f"layers.{i}.temporal_match", y, before)
+        return y
+
+    def looked(self, trace: dict[str, Tensor]) -> Looked:
+        """How much the query looks at each patch of each frame: the mean, of each layer, of each layer's heads."""
+        prefix, grid = self.backbone.config.prefix, self.backbone.config.grid_of(self.image_size)
+        layers = [trace[f"layers.{i}.attention"][..., prefix:] for i in range(len(self.layers))]
+        maps = {"query attention": torch.stack(layers).mean(dim=(0, 2))}  # [M, B, h, T, P] -> [B, T, P]
+        for i, layer in enumerate(layers):
+            maps[f"query attention, layer {i}"] = layer.mean(dim=1)
+            maps |= {f"query attention, layer {i}, head {j}": head for j, head in enumerate(layer.unbind(1))}
+        return Looked({name: tensor.unflatten(-1, grid) for name, tensor in maps.items()})
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """The disturbance of the alignment's points shrinks towards the end of a training."""
@@ -361,43 +393,3 @@ class EVL(Method):
             image = F.interpolate(image, size=(2 * rows - 1, 2 * columns - 1), mode="bicubic", align_corners=False)
             return image.flatten(2)[0].T.contiguous()
         return super().interpolate(name, tensor, other)
-
-
-def affinity_maps(q: Tensor, k: Tensor, frames: int, prefix: int) -> Tensor:
-    """Probability, averaged over heads, that patch p of a frame matches patch r of its neighbour.
-
-    Args:
-        q: [B * T, h, L, d], the backbone's queries.
-        k: [B * T, h, L, d], its keys.
-        frames: T.
-        prefix: tokens before the patches; left out on both sides and of the softmax.
-
-    Returns:
-        [B, 2, T - 1, P, P], fp32 (fp64 of fp64): [:, 0, i] matches frame i + 1 with
-        frame i, [:, 1, i] frame i with frame i + 1.
-    """
-    exact = torch.promote_types(q.dtype, torch.float32)
-    q = unfold_frames(q[:, :, prefix:].to(exact) / math.sqrt(q.shape[-1]), frames)  # [B, T, h, P, d]
-    k = unfold_frames(k[:, :, prefix:].to(exact), frames).transpose(-1, -2)
-
-    def match(here: int, there: int) -> Tensor:
-        return (q[:, here] @ k[:, there]).softmax(dim=-1).mean(dim=1)  # [B, P, P]
-
-    # Fast: a pair of frames at a time, whose scores of all heads fit into a cache: half the time of all at once.
-    previous = [match(t, t - 1) for t in range(1, frames)]
-    following = [match(t, t + 1) for t in range(frames - 1)]
-    if not previous:
-        return q.new_zeros(q.shape[0], 2, 0, q.shape[-2], q.shape[-2])
-    return torch.stack([torch.stack(previous, dim=1), torch.stack(following, dim=1)], dim=1)
-
-
-def stretch_index(grid: tuple[int, int]) -> Tensor:
-    """Where, among the displacements that a row of patches can have, the one from patch r to that row's patch p is.
-
-    Returns:
-        [columns, P], int64: by the column of p and by r; the same for every row.
-    """
-    rows, columns = grid
-    down = (rows - 1 - torch.arange(rows)) * (2 * columns - 1)
-    across = torch.arange(columns)[:, None] - torch.arange(columns)[None] + columns - 1
-    return (down[None, :, None] + across[:, None]).flatten(1)  # [columns, rows, columns] -> [columns, P]

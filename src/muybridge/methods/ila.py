@@ -37,10 +37,10 @@ from torch import Tensor, nn
 
 from muybridge.backbones.vit import MLP, Block, ViT, ViTConfig
 from muybridge.errors import BadInput, unknown
-from muybridge.methods.alignment import INTERACTIONS, AlignedLayer, Alignment, Interaction, Pairs
+from muybridge.methods.alignment import INTERACTIONS, AlignedLayer, Alignment, Interaction, Pairs, merge
 from muybridge.methods.base import Method, check_dropout, fold_frames, stretch, unfold_frames
 from muybridge.methods.heads import HeadKind, LinearHead, TextHead, choose_head, label_width
-from muybridge.structures import Output, TrainArgs
+from muybridge.structures import Looked, Output, TrainArgs
 
 NORM_EPS = 1e-5
 
@@ -317,6 +317,20 @@ class ILA(Method):
         self.record(f"layers.{i}.pooled_later", pooled[1])
         self.record(f"layers.{i}.loss", loss)
         self.record(f"block.{i}", out)
+
+    def looked(self, trace: dict[str, Tensor]) -> Looked:
+        """Masks of each frame and points of each pair: means over the layers, and of each layer."""
+        blocks = [i for i in range(self.backbone.config.depth) if f"layers.{i}.points" in trace]
+        masks = {i: merge(trace[f"layers.{i}.mask_earlier"], trace[f"layers.{i}.mask_later"]) for i in blocks}
+        points = {i: trace[f"layers.{i}.points"].unflatten(-1, (2, 2)) for i in blocks}
+        if self.frames == 1:  # there is no pair
+            return Looked()
+        return Looked(
+            {"alignment": torch.stack(list(masks.values())).mean(dim=0)}
+            | {f"alignment, block {i}": mask for i, mask in masks.items()},
+            {"alignment": torch.stack(list(points.values())).mean(dim=0)}
+            | {f"alignment, block {i}": pair for i, pair in points.items()},
+        )
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """The disturbance of the points, which is halved in every epoch from 60 % of the training on."""

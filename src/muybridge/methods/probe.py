@@ -14,9 +14,11 @@ Trains: the head (norm and linear). Frozen: the backbone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from muybridge.backbones.vit import ViT
@@ -68,10 +70,14 @@ class Probe(Method):
     def frozen(self, video: Tensor) -> Features:
         """video [B, T, 3, H, W] -> {"summary": [B, T, D]}."""
         self.check_video(video)
-        x = self.backbone.embed(fold_frames(video))
+        return {"summary": unfold_frames(self._summary(fold_frames(video)), self.frames)}
+
+    def _summary(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, D], fp32."""
+        x = self.backbone.embed(images)
         for block in self.backbone.blocks:
             x = self.through(block, x)
-        return {"summary": unfold_frames(self.backbone.summary(x), self.frames).float()}
+        return self.backbone.summary(x).float()
 
     def frozen_key(self) -> dict[str, Any]:
         """No option changes what the backbone says."""
@@ -82,3 +88,12 @@ class Probe(Method):
         summary = features["summary"]
         pooled = summary.mean(dim=1) if self.config.pool == "mean" else summary.flatten(1)
         return Output(self.head(pooled))
+
+    @graph_where_trained
+    def encode_frame(self, images: Tensor, before: Features | None) -> Features:
+        """images [B, 3, H, W] -> {"summary": [B, D]}."""
+        return {"summary": self._summary(images)}
+
+    def from_frames(self, frames: Sequence[Features]) -> Output:
+        """The summaries of T frames -> logits [B, K]."""
+        return self.readout({"summary": torch.stack([frame["summary"] for frame in frames], dim=1)})

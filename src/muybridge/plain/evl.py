@@ -10,7 +10,8 @@ from torch import Tensor
 
 from muybridge.backbones.vit import Block
 from muybridge.methods.base import Features, fold_frames, unfold_frames
-from muybridge.methods.evl import EVL, DecoderLayer, QueryAttention, TemporalConv, TemporalMatch
+from muybridge.methods.evl import EVL, DecoderLayer, QueryAttention
+from muybridge.methods.local_temporal import TemporalConv, TemporalMatch
 from muybridge.plain.common import block
 from muybridge.structures import Output
 
@@ -70,19 +71,21 @@ class PlainEVL(EVL):
                 if self.training:
                     losses.append(layer.alignment.alignment.loss(normed, pairs))
             self.record(f"layers.{i}.frame_features", y)
-            x = x + query_attention(layer.attention, layer.norm_query(x), layer.norm_frames(y.flatten(1, 2)))
+            found, weights = query_attention(layer.attention, layer.norm_query(x), layer.norm_frames(y.flatten(1, 2)))
+            self.record(f"layers.{i}.attention", weights.unflatten(-1, y.shape[1:3]))
+            x = x + found
             x = x + layer.mlp(layer.norm_mlp(x))
             self.record(f"layers.{i}.out", x)
         return Output(self.head(x), {"alignment": torch.stack(losses).sum()} if losses else {})
 
 
-def query_attention(attention: QueryAttention, query: Tensor, tokens: Tensor) -> Tensor:
-    """Keys and values of all tokens: query [B, D], tokens [B, S, D] -> [B, D]."""
+def query_attention(attention: QueryAttention, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of all tokens: query [B, D], tokens [B, S, D] -> [B, D] and the weights [B, h, S]."""
     q = attention.q(query).unflatten(-1, (attention.heads, -1))  # [B, h, d]
     k = attention.k(tokens).unflatten(-1, (attention.heads, -1))  # [B, S, h, d]
     v = attention.v(tokens).unflatten(-1, (attention.heads, -1))
     weights = (torch.einsum("bhd,bshd->bhs", q, k) / math.sqrt(q.shape[-1])).softmax(dim=-1)
-    return attention.proj(torch.einsum("bhs,bshd->bhd", weights, v).flatten(1))
+    return attention.proj(torch.einsum("bhs,bshd->bhd", weights, v).flatten(1)), weights
 
 
 def temporal_conv(conv: TemporalConv, x: Tensor) -> Tensor:

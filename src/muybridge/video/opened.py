@@ -6,6 +6,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -77,6 +78,31 @@ class Video(ABC):
                 out[places[index]] = picture
                 self._limits.time()
         return out
+
+    def walk(self, indices: Sequence[int]) -> Generator[tuple[int, Frames], None, None]:
+        """Frames one after the other, each with its index: for more of them than memory holds.
+
+        The limit of time is for each frame, and what is done with it does not count.
+
+        Args:
+            indices: frames in the order in which they are displayed, ascending, each once.
+
+        Raises:
+            BadInput, VideoError: as `read`.
+        """
+        wanted = [operator.index(index) for index in indices]
+        if any(after <= before for before, after in pairwise(wanted)):
+            raise BadInput("The frames of a walk are not ascending; expected every index once, in order.")
+        if wanted and not (wanted[0] >= 0 and wanted[-1] < self.frame_count):
+            raise BadInput(
+                f"{self.path} has {self.frame_count} frames, from 0; {wanted[0]} to {wanted[-1]} are wanted."
+            )
+        self._limits.begin()
+        with closing(self._pictures(wanted)) as pictures:
+            for index, picture in pictures:
+                self._limits.time()
+                yield index, picture
+                self._limits.begin()
 
     def seconds(self) -> Seconds:
         """When each frame is shown, in seconds after the first: float64 [frame_count], ascending.

@@ -148,7 +148,7 @@ def train_indices(count: int, sampling: Sampling, rng: np.random.Generator) -> l
 
 
 def test_indices(count: int, sampling: Sampling) -> list[list[int]]:
-    """The temporal views at test time by the rule of `sampling`: [V][T] indices.
+    """The temporal views at test time by the rule of `sampling`: `[V][T]` indices.
 
     Each view is ascending, unless `dense` or several views of `tsn` loop through a short video.
 

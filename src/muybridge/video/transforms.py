@@ -101,6 +101,25 @@ def test_video(frames: np.ndarray | Tensor, transform: Transform, crops: int, si
     return normalise(torch.stack([_cut(video, top, left, transform.size) for top, left in places]), transform)
 
 
+def test_boxes(
+    height: int, width: int, transform: Transform, crops: int, single: bool
+) -> list[tuple[float, float, float, float]]:
+    """Where the crops of `test_video` lie in the frames as they were: (top, left, height, width) in their pixels.
+
+    Args:
+        height: of the frames, in pixels.
+        width: of the frames.
+        transform: as `test_video` gets it; likewise `crops` and `single`.
+    """
+    short = transform.resize_single if single and transform.resize_single else transform.resize
+    size = _test_size(height, width, transform, short)
+    down, across = height / size[0], width / size[1]
+    return [
+        (top * down, left * across, transform.size[0] * down, transform.size[1] * across)
+        for top, left in crop_offsets(*size, transform.size, crops, transform.crop_steps)
+    ]
+
+
 def frames_to_tensor(frames: np.ndarray | Tensor) -> Tensor:
     """The same bytes as uint8 [T, 3, H, W], without a copy where possible.
 
