@@ -136,13 +136,13 @@ def test_rows_features_and_an_annotated_video(run, videos, tmp_path, capsys):
         assert code == 2
         assert "nothing is written over" in err
     command = ["predict", run, film, "--windows", 0.5, "--annotate", tmp_path / "x.mp4"]
-    code, said, err = told(capsys, *command, "--features-to", tmp_path / "windows.parquet")
+    code, said, err = told(capsys, *command, "--features-to", tmp_path / "windows.safetensors")
     assert code == 0
     assert said.startswith(f"{film}\n  0:00.0 - 0:")
     assert "without sound" in err
-    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "windows.parquet").to_pydict()
-    assert table["start"] == pytest.approx([0, 0.25, 0.5])
-    assert len(table["feature"][0]) == len(model.features(film))
+    with safe_open(tmp_path / "windows.safetensors", "pt") as file:
+        assert file.get_tensor("start").tolist() == pytest.approx([0, 0.25, 0.5])
+        assert file.get_tensor("features").shape == (3, len(model.features(film)))
     code, _, err = told(capsys, *command)
     assert code == 2
     assert "nothing is written over" in err
@@ -256,3 +256,13 @@ def test_ray_is_quiet_and_writes_what_one_process_writes(run, videos, tmp_path, 
         for name, value in one.items():
             same = pytest.approx(float(other[name]), abs=2e-6) if name.startswith("score") else other[name]
             assert (float(value) if name.startswith("score") else value) == same
+
+
+def test_features_as_parquet(run, videos, tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'muybridge[parquet]'")
+    film = videos / "val/rising/0.mp4"
+    code, _, _ = told(capsys, "predict", run, film, "--windows", 0.5, "--features-to", tmp_path / "x.parquet")
+    assert code == 0
+    table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
+    assert table["start"] == pytest.approx([0, 0.25, 0.5])
+    assert len(table["feature"][0]) == len(recogniser().features(film))

@@ -25,7 +25,7 @@ from muybridge.engine.checkpoint import MODEL, save_model
 from muybridge.engine.device import pick_device
 from muybridge.engine.progress import Progress
 from muybridge.errors import BadInput
-from muybridge.methods.base import Method, text_head
+from muybridge.methods.base import Method, check_named, text_head
 from muybridge.predicting.asking import ask, ask_windows, best_of, question_to
 from muybridge.predicting.reading import Given, GivenVideos, as_item, check_given
 from muybridge.predicting.results import Predictions
@@ -98,7 +98,7 @@ class Recogniser:
             VideoError: the file cannot be decoded.
             BadInput: frames of another shape or type; or the class names of a text head are still to be given.
         """
-        self._check_named()
+        check_named(self.method)
         logits = self.method(self._views(video)).logits
         return logits.float().softmax(dim=-1).mean(dim=0).cpu()
 
@@ -224,7 +224,7 @@ class Recogniser:
         """
         from muybridge.explain import explain, passes
 
-        self._check_named()
+        check_named(self.method)
         progress = progress or Progress()
         progress.start("without each frame", passes(self.sampling.frames) if importance else 1)
         try:
@@ -279,13 +279,8 @@ class Recogniser:
         """
         from muybridge.live.opening import open_stream
 
-        self._check_named()
+        check_named(self.method)
         return open_stream(self.method, self.spec, self.device, frames, every, top=top, rate=rate, fps=fps, crops=crops)
-
-    def _check_named(self) -> None:
-        head = text_head(self.method)
-        if head is not None and not head.features.any():
-            raise BadInput("This model compares videos with class names and has none yet: give them with labels=...")
 
     def relabel(self, labels: Sequence[str], weights: str | Path | None = None) -> None:
         """Recognise other classes, by their names alone: an open vocabulary, for models with a text head.

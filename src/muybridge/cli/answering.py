@@ -255,7 +255,8 @@ def _windows(
     bar: Any,
 ) -> Iterator[tuple[int, Timeline, Tensor | None]]:
     """Every video in windows, one after the other."""
-    from muybridge.predicting.asking import ask_windows, reason_of
+    from muybridge.engine.answers import reason_of
+    from muybridge.predicting.asking import ask_windows
     from muybridge.predicting.timeline import Timeline
 
     assert answering.windows is not None

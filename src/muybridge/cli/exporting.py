@@ -77,7 +77,10 @@ def export(
 
 
 def _beside(run: Path) -> Path:
-    return run / "export" if run.is_dir() else run.parent / (run.stem + "-export")
+    if run.is_dir():
+        return run / "export"
+    # A name on the hub is no path: a folder of its owner's name here would stand in the way of the next load.
+    return (run.parent if run.exists() else Path()) / (run.stem + "-export")
 
 
 def _row(made: Export) -> dict[str, object]:

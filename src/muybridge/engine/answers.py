@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from muybridge.engine.batches import Batch, Key, VideoBatches
 from muybridge.engine.evaluate import view_scores
 from muybridge.errors import BadInput, VideoError
-from muybridge.methods.base import Method, text_head
+from muybridge.methods.base import Method, check_named
 from muybridge.structures import Item, ModelSpec, SourceArgs
 from muybridge.video.dataset import Sample, VideoDataset, collate
 
@@ -52,9 +52,7 @@ class Question:
         if self.features:
             head_of(self.method)
             return
-        head = text_head(self.method)
-        if head is not None and not head.features.any():
-            raise BadInput("This model compares videos with class names and has none yet: give them with --labels.")
+        check_named(self.method)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -88,7 +86,7 @@ class Question:
         Raises:
             BadInput: the model's answers are not numbers.
         """
-        answers: dict[int, Answer] = {i: {ERROR: _reason(items[i], text)} for i, text in batch.errors.items()}
+        answers: dict[int, Answer] = {i: {ERROR: reason_of(items[i], text)} for i, text in batch.errors.items()}
         if batch.inputs is None:
             return answers
         assert isinstance(batch.inputs, Tensor)
@@ -210,9 +208,9 @@ def _position(error: VideoError, items: Sequence[Item], waiting: Sequence[Sequen
     return None
 
 
-def _reason(item: Item, sentence: str) -> str:
-    """Why a video cannot be read; which one stands beside it."""
+def reason_of(item: Item, sentence: str) -> str:
+    """Why a video cannot be read, without its name: that stands beside it."""
     for name in (f"{item.path} ({item.name})", item.path, item.name):
         if name and sentence.startswith(f"{name}: "):
             return sentence.removeprefix(f"{name}: ")
-    return sentence
+    return sentence.removeprefix("video: ")  # the bytes of a file

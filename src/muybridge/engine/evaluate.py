@@ -37,7 +37,7 @@ from muybridge.engine.processes import Processes, join_processes
 from muybridge.engine.progress import Progress
 from muybridge.engine.sharding import in_step, is_sharded, join_in
 from muybridge.errors import BadInput
-from muybridge.methods.base import Method, text_head
+from muybridge.methods.base import Method, check_named
 from muybridge.recipes.fields import to_dict
 from muybridge.structures import Item, ModelSpec, Sampling, SourceArgs
 from muybridge.video.dataset import VideoDataset
@@ -221,9 +221,7 @@ def score_orders(
         An evaluation for each order.
     """
     args, progress, spec = args or EvaluateArgs(), progress or Progress(), model.spec
-    head = text_head(model.method)
-    if head is not None and not head.features.any():
-        raise BadInput("This model compares videos with class names and has none yet: give them with --labels.")
+    check_named(model.method)
     if args.batch_size < 1 or args.workers < 0:
         raise BadInput(
             f"batch_size is {args.batch_size} and workers {args.workers}; expected at least 1 and at least 0."

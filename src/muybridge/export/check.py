@@ -15,7 +15,7 @@ from muybridge.errors import MuybridgeError, VideoError
 from muybridge.export.standalone import Floats, Run, scores
 from muybridge.recipes import read_recipe
 from muybridge.recogniser import Recogniser
-from muybridge.structures import Sampling, SourceArgs
+from muybridge.structures import Sampling
 from muybridge.video.opened import Frames
 from muybridge.video.opening import open_item
 from muybridge.video.sampling import test_indices
@@ -109,7 +109,7 @@ def _of_run(run: Path, sampling: Sampling, most: int) -> Sequence[list[Frames]]:
     found: list[list[Frames]] = []
     for number in range(min(most, len(items))):
         try:
-            with open_item(items[number * len(items) // min(most, len(items))], SourceArgs()) as video:
+            with open_item(items[number * len(items) // min(most, len(items))], recipe.source) as video:
                 chosen = test_indices(video.frame_count, sampling)
                 frames = video.read([index for view in chosen for index in view])
         except (VideoError, OSError):

@@ -19,7 +19,7 @@ from muybridge.export import onnx_file, openvino_file, program, standalone
 from muybridge.export.check import Check, Footage, NotTheSame, compare, fault, footage
 from muybridge.export.graph import Deployed
 from muybridge.export.standalone import Frames, Run
-from muybridge.methods.base import text_head
+from muybridge.methods.base import check_named
 from muybridge.recogniser import Recogniser
 
 # Runtime -> the file that it reads.
@@ -82,9 +82,7 @@ def export_model(
     if to not in TARGETS:
         raise unknown("runtime", to, TARGETS)
     check_possible(to, precision)
-    head = text_head(recogniser.method)
-    if head is not None and not head.features.any():
-        raise BadInput("This model compares videos with class names and has none yet: give them with --labels.")
+    check_named(recogniser.method)
     folder = Path(folder)
     if folder.exists():
         raise BadInput(f"{folder} exists already; nothing is written over. Give another folder with --out.")

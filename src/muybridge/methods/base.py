@@ -317,6 +317,15 @@ def text_head(method: Method) -> TextHead | None:
     return head if isinstance(head, TextHead) else None
 
 
+def check_named(method: Method) -> None:
+    """Raise BadInput if a method compares videos with class names, and was given none yet."""
+    head = text_head(method)
+    if head is not None and not head.features.any():
+        raise BadInput(
+            "This model compares videos with class names and has none yet: give them with labels (--labels)."
+        )
+
+
 def check_cacheable(kind: type[Method]) -> None:
     """Raise BadInput if nothing of a method depends on frozen weights only."""
     if kind.frozen is Method.frozen:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from muybridge.engine.answers import Question, head_of
+from muybridge.engine.answers import Question, head_of, reason_of
 from muybridge.engine.batches import Batch
 from muybridge.engine.evaluate import Model, view_scores
 from muybridge.engine.progress import Progress
@@ -167,14 +167,6 @@ def _answer(model: Model, video: Tensor, features: bool) -> tuple[Tensor, Tensor
         handle.remove()
     # A tensor of inference mode could not be trained on; its copy can.
     return scores, read[0].float().unflatten(0, video.shape[:2]).mean(dim=1).cpu().clone()
-
-
-def reason_of(item: Item, sentence: str) -> str:
-    """Why a video cannot be read, without its name: that stands beside it."""
-    for name in (f"{item.path} ({item.name})", item.path, item.name):
-        if name and sentence.startswith(f"{name}: "):
-            return sentence.removeprefix(f"{name}: ")
-    return sentence.removeprefix("video: ")  # the bytes of a file
 
 
 def _groups(things: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
