@@ -15,6 +15,7 @@ from muybridge import cli
 from muybridge.errors import BadInput, CheckpointError, UnknownName
 from muybridge.export import NotTheSame, export_model, program, standalone, write
 from muybridge.export.check import Check, fault, footage
+from muybridge.methods import base
 from muybridge.recipes import write_recipe
 from muybridge.structures import Recipe, Sampling
 from muybridge.video.opening import open_item
@@ -128,8 +129,8 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
 
 def test_a_text_head_without_names(tmp_path, monkeypatch):
     head = type("Head", (), {"features": torch.zeros(3, 4)})()
-    monkeypatch.setattr(write, "text_head", lambda method: head)
-    with pytest.raises(BadInput, match="give them with --labels"):
+    monkeypatch.setattr(base, "text_head", lambda method: head)
+    with pytest.raises(BadInput, match="give them with labels"):
         export_model(recogniser(), tmp_path / "out", "torch")
 
 
