@@ -2,6 +2,7 @@
 
     pip install transformers
     python benchmarks/backbone.py --out benchmarks/results/backbone.csv
+    python benchmarks/backbone.py --table            # the committed CSV into docs/performance.md
 
 CLIP ViT-B/16, random weights, images of 224 px, fp32, no gradients; interleaved rounds in one process, medians. `ratio`
 is our time over theirs. Both return the normed class token; that they agree is checked first.
@@ -14,14 +15,32 @@ import csv
 from pathlib import Path
 
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from muybridge.backbones.convert import from_source
 from muybridge.backbones.vit import ViT
 from muybridge.measure.machine import machine_facts
 from muybridge.measure.timing import interleaved
 
+ROOT = Path(__file__).parents[1]
+CSV, PAGE = ROOT / "benchmarks/results/backbone.csv", ROOT / "docs/performance.md"
+BEGIN, END = "<!-- backbone: begin -->", "<!-- backbone: end -->"
 FIELDS = ("images", "transformers_ms", "ours_ms", "ratio", "difference", "transformers")
+
+
+def table() -> str:
+    """The committed CSV in Markdown."""
+    lines = ["| images | threads | transformers | ours | ratio |", "| ---: | ---: | ---: | ---: | ---: |"]
+    with CSV.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            cells = [
+                row["images"],
+                row["threads"],
+                f"{row['transformers_ms']} ms",
+                f"{row['ours_ms']} ms",
+                row["ratio"],
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -30,9 +49,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", action="store_true", help="put the committed CSV into docs/performance.md")
     asked = parser.parse_args()
+    if asked.table:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(f"{page.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{page.split(END)[1]}", encoding="utf-8")
+        return
+    if asked.out is None:
+        parser.error("give --out FILE or --table")
     import transformers
+    from transformers import CLIPVisionConfig, CLIPVisionModel
 
     torch.manual_seed(0)
     shape = CLIPVisionConfig(

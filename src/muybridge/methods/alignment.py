@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muybridge.errors import BadInput, unknown
+from muybridge.methods.fused import add_to_tokens
 
 Interaction = Literal["depthwise", "full"]
 INTERACTIONS = ("depthwise", "full")
@@ -315,8 +316,7 @@ class AlignedLayer(nn.Module):
         weights = F.pad(pairs.weights, (prefix, 0), value=1.0)[..., None]  # [B, T, L, 1]
         inter = F.linear(pairs.temporal, skip_fc, bias)  # [B, T, P, D]
         beside = self.skip(f[:, :, :prefix]) if prefix else None
-        total: Tensor = _Added.apply(x, self.skip_aligned(f * weights), inter, beside)  # type: ignore[no-untyped-call]
-        return total
+        return add_to_tokens(x, self.skip_aligned(f * weights), inter, beside)
 
 
 class _Neighbours(torch.autograd.Function):
@@ -338,27 +338,6 @@ class _Neighbours(torch.autograd.Function):
         patches[:, :-1] = earlier
         patches[:, 1:] += later
         return out, None
-
-
-class _Added(torch.autograd.Function):
-    """x + y [B, T, L, D], and to its patches [B, T, P, D] and its prefix tokens [B, T, L - P, D] what is theirs.
-
-    Fast: one new map, and gradients that are views of the one that comes.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, patches: Tensor, prefix: Tensor | None) -> Tensor:
-        ctx.prefix = 0 if prefix is None else prefix.shape[2]
-        out = x + y
-        out[:, :, ctx.prefix :] += patches
-        if prefix is not None:
-            out[:, :, : ctx.prefix] += prefix
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        return grad, grad, grad[:, :, ctx.prefix :], grad[:, :, : ctx.prefix] if ctx.prefix else None
 
 
 def weight_at(distance: Tensor) -> Tensor:

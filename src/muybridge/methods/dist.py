@@ -53,6 +53,7 @@ from muybridge.methods.base import (
     stretch,
     unfold_frames,
 )
+from muybridge.methods.fused import add_to_tokens
 from muybridge.methods.heads import HeadKind, LinearHead, TextHead, choose_head, label_width
 from muybridge.methods.integration import (
     NORM_EPS,
@@ -173,12 +174,13 @@ class Layer(nn.Module):
         groups = x.flatten(2, 3).unflatten(1, (-1, ratio)).transpose(2, 3).flatten(3)  # [B, T, P, A * C]
         weight = self.to_integration.weight[..., 0, 0].transpose(1, 2).flatten(1)  # [D, A * C]
         sent = F.linear(groups, weight, self.to_integration.bias)
-        return torch.cat([m[:, :, :1] + self.class_token.transpose(1, 2), m[:, :, 1:] + sent], dim=2)
+        return add_to_tokens(m, None, sent, self.class_token.transpose(1, 2))
 
     def spread(self, x: Tensor, m: Tensor) -> Tensor:
         """x and what the integration tokens m send to the temporal encoder; shapes as in `fuse`."""
         # Fast: one addition that broadcasts over a group's A frames; the map is never repeated.
-        sent = self.to_temporal(m[:, :, 1:]).unflatten(2, x.shape[2:4])  # [B, T, rows, columns, C]
+        # Row 0 is dropped after the product, where it has the fewest channels.
+        sent = self.to_temporal(m)[:, :, 1:].unflatten(2, x.shape[2:4])  # [B, T, rows, columns, C]
         return (x.unflatten(1, (m.shape[1], -1)) + sent[:, :, None]).flatten(1, 2)
 
 

@@ -50,9 +50,9 @@ from muybridge.methods.base import (
     stretch,
     unfold_frames,
 )
+from muybridge.methods.fused import frame_sum, mix
 from muybridge.methods.heads import LinearHead
 from muybridge.methods.local_temporal import TemporalConv, TemporalMatch, affinity_maps, stretch_index
-from muybridge.methods.query import frame_sum, mix
 from muybridge.structures import Looked, Output
 
 NORM_EPS = 1e-5

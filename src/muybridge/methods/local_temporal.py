@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from muybridge.methods.base import unfold_frames
-from muybridge.methods.query import stretched_products
+from muybridge.methods.fused import stretched_products
 
 
 class TemporalConv(nn.Module):

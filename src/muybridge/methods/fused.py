@@ -1,11 +1,12 @@
-"""Products and sums of one query token over many frame features that keep less and pass memory fewer times.
+"""Steps of methods as one operation of autograd each, which keep less and pass memory fewer times.
 
-Each has a plain twin in `plain/` or beside it in the tests.
+Each stands beside its formula in the tests, values and gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import torch
@@ -166,3 +167,44 @@ class _FrameSum(torch.autograd.Function):
 
 def _frames(x: Tensor) -> Iterator[tuple[int, int]]:
     return ((b, t) for b in range(x.shape[0]) for t in range(x.shape[1]))
+
+
+def add_to_tokens(x: Tensor, y: Tensor | None, patches: Tensor, prefix: Tensor | None) -> Tensor:
+    """A sum of which some parts are for the patches alone, or for the tokens before them.
+
+    Args:
+        x: [B, T, L, D].
+        y: [B, T, L, D], or none.
+        patches: [B, T, P, D], to x's last P tokens.
+        prefix: [B or 1, T, L - P, D], to the tokens before them; none: they stay as they are.
+
+    Returns:
+        [B, T, L, D].
+    """
+    out: Tensor = _Added.apply(x, y, patches, prefix)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Added(torch.autograd.Function):
+    """Fast: one new tensor, and gradients that are views of the one that comes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor | None, patches: Tensor, prefix: Tensor | None) -> Tensor:
+        ctx.first = x.shape[2] - patches.shape[2]
+        ctx.shared = prefix is not None and prefix.shape[0] != x.shape[0]
+        ctx.given = y is not None, prefix is not None
+        given = [tensor.dtype for tensor in (x, y, patches, prefix) if tensor is not None]
+        dtype = reduce(torch.promote_types, given)
+        out = x.to(dtype, copy=True) if y is None else torch.add(x, y).to(dtype)
+        out[:, :, ctx.first :] += patches
+        if prefix is not None:
+            out[:, :, : ctx.first] += prefix
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (second, beside) = grads, ctx.given
+        prefix = grad[:, :, : ctx.first] if beside else None
+        if prefix is not None and ctx.shared:
+            prefix = prefix.sum(dim=0, keepdim=True)
+        return grad, grad if second else None, grad[:, :, ctx.first :], prefix

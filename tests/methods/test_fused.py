@@ -1,10 +1,10 @@
-"""One query token over many frame features: the short ways and the long ones, values and gradients."""
+"""Steps with gradients of their own beside their formulas, values and gradients."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from muybridge.methods.query import frame_sum, mix, stretched_products
+from muybridge.methods.fused import add_to_tokens, frame_sum, mix, stretched_products
 
 
 def rand(*shape):
@@ -74,3 +74,20 @@ def test_all_of_it_in_bf16():
         assert torch.isfinite(leaf.grad).all()
         assert leaf.grad.any()
         assert leaf.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+@pytest.mark.parametrize("second", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_sums_for_some_tokens(first, second, shared):
+    torch.manual_seed(0)
+    x, patches = rand(2, 3, first + 4, 6), rand(2, 3, 4, 6)
+    y = rand(2, 3, first + 4, 6) if second else None
+    prefix = rand(1 if shared else 2, 3, first, 6) if first else None
+    wanted = x + F.pad(patches, (0, 0, first, 0))
+    if y is not None:
+        wanted = wanted + y
+    if prefix is not None:
+        wanted = wanted + F.pad(prefix.expand(2, -1, -1, -1), (0, 0, 0, 4))
+    leaves = [tensor for tensor in (x, y, patches, prefix) if tensor is not None]
+    same(add_to_tokens(x, y, patches, prefix), wanted, leaves)
