@@ -82,7 +82,8 @@ class _StretchedProducts(torch.autograd.Function):
         for weights in ctx.saved_tensors:
             table = grads[0].new_zeros(ctx.table)
             for r, (row, grad) in enumerate(zip(weights.to(table.dtype), grads[0], strict=True)):
-                table[r * ctx.stride : r * ctx.stride + row.shape[1]].addmm_(row.T, grad)
+                stretch = table[r * ctx.stride : r * ctx.stride + row.shape[1]]
+                torch.addmm(stretch, row.T, grad, out=stretch)
             tables.append(table)
         return None, None, *tables, None
 

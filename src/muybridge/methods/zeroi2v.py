@@ -150,7 +150,8 @@ class _Adapted(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight)
         ctx.scale = scale
         out = torch.add(z.contiguous(), bias, alpha=scale)
-        out.view(-1, out.shape[-1]).addmm_(hidden.flatten(0, -2), weight.T, alpha=scale)
+        rows = out.view(-1, out.shape[-1])
+        torch.addmm(rows, hidden.flatten(0, -2), weight.T, alpha=scale, out=rows)
         return out
 
     @staticmethod
