@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muybridge.backbones.steps import apply_step
 from muybridge.errors import unknown
 
 SLOPE = 1.702
@@ -27,8 +28,7 @@ class QuickGELU(nn.Module):
         if torch.compiler.is_compiling() or (graph and not _in_rows(x)):
             return F.silu(SLOPE * x) * (1 / SLOPE)
         if graph:
-            out: Tensor = _QuickGELU.apply(x)  # type: ignore[no-untyped-call]
-            return out
+            return apply_step(_QuickGELU, x)
         # Fast: nothing new is allocated, and three passes run in the cache: 0.35 to 0.4 of the time of one new tensor
         # and three passes over all of it, 2 to 4 % of ViT-B/16 (batches of 8 and 16 images).
         for part in _stretches(x) if _in_rows(x) else (x,):

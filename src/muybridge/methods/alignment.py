@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muybridge.backbones.steps import apply_step
 from muybridge.errors import BadInput, unknown
 from muybridge.methods.fused import add_to_tokens
 
@@ -216,7 +217,7 @@ class Alignment(nn.Module):
 
     def pair_maps(self, f: Tensor) -> Tensor:
         """f [B, T, L, D] -> its patches [B * (T - 1), 2 D, rows, columns], the earlier frame's channels first."""
-        pairs: Tensor = _Neighbours.apply(f, self.prefix)  # type: ignore[no-untyped-call]
+        pairs = apply_step(_Neighbours, f, self.prefix)
         # Fast: tokens are maps with the channels last; the convolutions read them so, without a copy.
         return pairs.flatten(0, 1).unflatten(1, self.grid).permute(0, 3, 1, 2)
 

@@ -331,7 +331,7 @@ class EVL(Method):
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             f = tokens[i]  # [B, T, L, D]
-            y = self._gather(i, layer, f, affinity[i] if affinity else None, matched[i] if matched else None)
+            y = self._enriched(i, layer, f, affinity[i] if affinity else None, matched[i] if matched else None)
             if layer.alignment is not None:
                 normed, pairs = layer.alignment.look(f)
                 y = layer.alignment.add(y, normed, pairs)
@@ -344,10 +344,10 @@ class EVL(Method):
             self.record(f"layers.{i}.out", x)
         return Output(self.head(x), {"alignment": torch.stack(losses).sum()} if losses else {})
 
-    def _gather(
+    def _enriched(
         self, i: int, layer: DecoderLayer, f: Tensor, affinity: Tensor | None, matched: Tensor | None
     ) -> Tensor:
-        """Tokens f [B, T, L, D] of the i-th tapped block, and what their neighbours and positions add to them."""
+        """Y = F + conv(F) + pos + match, F the tokens f [B, T, L, D] of the i-th tapped block."""
         conv, position, match = layer.temporal_conv, layer.temporal_position, layer.temporal_match
         fused = f.device.type == "cpu" and not f.requires_grad and not torch.compiler.is_compiling()
         if fused and conv is not None and matched is None and self._trace is None:

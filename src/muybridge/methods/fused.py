@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from muybridge.backbones.steps import apply_step, one_precision
+
 
 def mix(asked: Tensor, tokens: Tensor) -> Tensor:
     """softmax(asked tokens^T) tokens: what each of h vectors gathers of S tokens, [B, h, D], [B, S, D] -> [B, h, D]."""
-    graph = torch.is_grad_enabled() and tokens.requires_grad and not torch.compiler.is_compiling()
-    if graph and not tokens.is_meta and not torch.is_autocast_enabled(tokens.device.type):
-        mixed: Tensor = _Mix.apply(asked, tokens)  # type: ignore[no-untyped-call]
-        return mixed
+    if torch.is_grad_enabled() and tokens.requires_grad and one_precision(tokens):
+        return apply_step(_Mix, asked, tokens)
     return (asked @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens
 
 
@@ -55,8 +55,7 @@ def stretched_products(before: Tensor, after: Tensor, previous: Tensor, followin
     """
     trained = torch.is_grad_enabled() and (previous.requires_grad or following.requires_grad)
     if trained and not before.requires_grad and not torch.compiler.is_compiling():
-        out: Tensor = _StretchedProducts.apply(before, after, previous, following, stride)  # type: ignore[no-untyped-call]
-        return out
+        return apply_step(_StretchedProducts, before, after, previous, following, stride)
     return _stretched_products(before, after, previous, following, stride)
 
 
@@ -106,8 +105,7 @@ def frame_sum(
     """
     parameters = [tensor for tensor in (weight, bias, position, added) if tensor is not None]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in parameters):
-        y: Tensor = _FrameSum.apply(x, weight, bias, position, added, prefix)  # type: ignore[no-untyped-call]
-        return y
+        return apply_step(_FrameSum, x, weight, bias, position, added, prefix)
     return _frame_sum(x, weight, bias, position, added, prefix)
 
 
@@ -182,8 +180,7 @@ def add_to_tokens(x: Tensor, y: Tensor | None, patches: Tensor, prefix: Tensor |
     Returns:
         [B, T, L, D].
     """
-    out: Tensor = _Added.apply(x, y, patches, prefix)  # type: ignore[no-untyped-call]
-    return out
+    return apply_step(_Added, x, y, patches, prefix)
 
 
 class _Added(torch.autograd.Function):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muybridge.backbones.activation import QuickGELU
+from muybridge.backbones.steps import apply_step
 from muybridge.backbones.vit import MLP, patches_of
 from muybridge.methods.base import fold_frames
 
@@ -157,8 +158,7 @@ def convolve_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
 def shifted_sum(taps: Tensor, bias: Tensor) -> Tensor:
     """out[t] = bias + sum_s taps[t + s - k // 2, .., s, :], zeros outside: [B, T, .., k, C], [C] -> [B, T, .., C]."""
     if torch.is_grad_enabled() and taps.requires_grad and not torch.compiler.is_compiling():
-        out: Tensor = _ShiftedSum.apply(taps, bias)  # type: ignore[no-untyped-call]
-        return out
+        return apply_step(_ShiftedSum, taps, bias)
     return _shifted_sum(taps, bias)
 
 

@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from muybridge.backbones.steps import apply_step, one_precision
 from muybridge.backbones.vit import Block, Edit, ViT
 from muybridge.errors import BadInput
 from muybridge.methods.base import Method, check_dropout, fold_frames, stretch, unfold_frames
@@ -127,10 +128,9 @@ class LinearAdapter(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         hidden = self.dropout(self.fc1(z))
-        if z.is_meta or torch.is_autocast_enabled(z.device.type) or torch.compiler.is_compiling():
-            return torch.add(z, self.fc2(hidden), alpha=self.scale)
-        out: Tensor = _Adapted.apply(z, hidden, self.fc2.weight, self.fc2.bias, self.scale)  # type: ignore[no-untyped-call]
-        return out
+        if one_precision(z):
+            return apply_step(_Adapted, z, hidden, self.fc2.weight, self.fc2.bias, self.scale)
+        return torch.add(z, self.fc2(hidden), alpha=self.scale)
 
     def factors(self) -> tuple[Tensor, Tensor, Tensor]:
         """(U [D, r], V [r, D], c [D]) in fp64: without dropout this computes z + U V z + c."""
