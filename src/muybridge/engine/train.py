@@ -22,6 +22,7 @@ from muybridge.backbones.weights import BACKBONES, backbone_sha256, load_backbon
 from muybridge.engine.batches import Batches
 from muybridge.engine.checkpoint import load_model
 from muybridge.engine.evaluate import Model
+from muybridge.engine.freed import freed_memory
 from muybridge.engine.init import START, start_from
 from muybridge.engine.labels import label_features
 from muybridge.engine.last import check_new, load_last
@@ -109,7 +110,7 @@ def train(
     texts = source.labels if texts is None else texts
     if len(texts) != len(source.labels):
         raise BadInput(f"{len(texts)} labels are given for {len(source.labels)} classes: {', '.join(source.labels)}.")
-    with _own_generators():
+    with _own_generators(), freed_memory(saving=recipe.train.checkpoint_activations):
         torch.manual_seed(recipe.train.seed)
         if start is not None:
             method = start_from(start, recipe, source.labels, texts, progress)
@@ -153,7 +154,7 @@ def resume(
         backbone = load_backbone(recipe.backbone, recipe.weights or None)[0]
     if backbone_sha256(backbone) != state["backbone_sha256"]:
         raise CheckpointError(f"{folder} was trained with other backbone weights than '{recipe.backbone}' has now.")
-    with _own_generators():
+    with _own_generators(), freed_memory(saving=recipe.train.checkpoint_activations):
         torch.manual_seed(recipe.train.seed)
         method = build_method(
             recipe.method, backbone, len(source.labels), recipe.sampling.frames, recipe.transform.size, recipe.options

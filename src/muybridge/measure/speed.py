@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from muybridge.engine.freed import freed_memory
 from muybridge.errors import BadInput, unknown
 from muybridge.export.timing import RUNTIMES, runtime_call
 from muybridge.info.counting import multiply_adds
@@ -151,7 +152,8 @@ def training(
         own.checkpoint_activations = way == "train-checkpoint"
         precision = "bf16" if way == "train-bf16" else "fp32"
         calls[way] = training_step(own, video, precision, cached=way == "train-cached")
-    times = interleaved(calls, rounds, device=video.device)
+    with freed_memory(saving=False):
+        times = interleaved(calls, rounds, device=video.device)
     on_gpu = video.device.type == "cuda"
     return [
         Figure(

@@ -12,6 +12,7 @@ from torch import Tensor
 from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import backbone_info
 from muybridge.engine.device import pick_device
+from muybridge.engine.freed import GIVE_BACK, KEEP, may_set_allocator, set_allocator
 from muybridge.engine.loss import total_loss
 from muybridge.engine.optim import make_optimizer
 from muybridge.errors import BadInput
@@ -136,5 +137,7 @@ def training_step(model: Method, video: Tensor, precision: str = "fp32", cached:
 def prepare_step(workload: Workload, threads: int) -> Callable[[], None]:
     """The training step of a workload, for a process of its own (`memory.peak_of`)."""
     torch.set_num_threads(threads)
+    if may_set_allocator():
+        set_allocator(GIVE_BACK if workload.checkpoint_activations else KEEP)  # as the training loop does
     model = workload.build()
     return training_step(model, random_video(model, workload.batch))
