@@ -26,7 +26,7 @@ def gradients(name, again, unfrozen=False):
         output = method(torch.randn(2, 4, 3, 32, 32))
     (output.logits.square().sum() + sum(output.losses.values())).backward()
     found = {key: parameter.grad for key, parameter in method.named_parameters() if parameter.grad is not None}
-    state = {key: value for key, value in method.own_state().items() if "running" in key}
+    state = {key: value for key, value in method.own_state().items() if "running" in key or "tracked" in key}
     return {**found, **state, "drawn": torch.get_rng_state()}, len(calls), sum(kept)
 
 

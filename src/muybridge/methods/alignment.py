@@ -16,15 +16,15 @@ It knows nothing of any method: tokens [B, T, L, D] in, two tensors of that shap
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muybridge.backbones.steps import apply_step
 from muybridge.errors import BadInput, unknown
 from muybridge.methods.fused import add_to_tokens
+from muybridge.methods.pairs import pair_convolution, weighted_linear
 
 Interaction = Literal["depthwise", "full"]
 INTERACTIONS = ("depthwise", "full")
@@ -109,6 +109,25 @@ class ConvNorm(nn.Module):
         return F.conv2d(x, weight, bias, 1, self.conv.padding, 1, self.conv.groups)
 
 
+class PairConvNorm(ConvNorm):
+    """The same of the patches of neighbouring frames, the earlier frame's channels first: it reads tokens [B, T, L, D].
+
+    Args:
+        grid: (rows, columns) of patches.
+        prefix: tokens before the patches.
+    """
+
+    def __init__(
+        self, width: int, out: int, groups: int, batch_statistics: bool, grid: tuple[int, int], prefix: int
+    ) -> None:
+        super().__init__(2 * width, out, 3, groups, batch_statistics)
+        self.grid, self.prefix = grid, prefix
+
+    def convolve(self, f: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, T, L, D] -> [B * (T - 1), C', rows, columns]."""
+        return pair_convolution(f, weight, bias, self.grid, self.prefix, self.conv.groups)
+
+
 class PointPrediction(nn.Module):
     """One point in each frame of a pair: [N, `PAIR_CHANNELS`, rows, columns] -> [N, 4]; see `Pairs.points`."""
 
@@ -169,10 +188,9 @@ class Alignment(nn.Module):
         self.grid = grid
         self.prefix = prefix
         pair, norm = 2 * width, batch_statistics
+        first: list[ConvNorm] = [PairConvNorm(width, PAIR_CHANNELS, 1, norm, grid, prefix)]
         if interaction == "depthwise":
-            first = [ConvNorm(pair, pair, 3, pair, norm), ConvNorm(pair, PAIR_CHANNELS, 1, 1, norm)]
-        else:
-            first = [ConvNorm(pair, PAIR_CHANNELS, 3, 1, norm)]
+            first = [PairConvNorm(width, pair, pair, norm, grid, prefix), ConvNorm(pair, PAIR_CHANNELS, 1, 1, norm)]
         self.interaction = nn.Sequential(*first, ConvNorm(PAIR_CHANNELS, PAIR_CHANNELS, 3, 1, norm))
         self.prediction = PointPrediction(norm)
         self.temporal_conv = nn.Conv3d(FRAME_CHANNELS, FRAME_CHANNELS, (3, 1, 1), padding=(1, 0, 0))
@@ -206,7 +224,7 @@ class Alignment(nn.Module):
             none = f.new_zeros(b, 0, count)
             zeros = f.new_zeros(b, 1, count, FRAME_CHANNELS)
             return Pairs(f.new_zeros(b, 0, 4), none, none, f.new_ones(b, 1, count), self.over_time(zeros))
-        z = self.interaction(self.pair_maps(f))  # [B * (T - 1), 256, rows, columns]
+        z = self.interaction(f)  # [B * (T - 1), 256, rows, columns]
         points = self.prediction(z).unflatten(0, (b, t - 1))
         earlier, later = self.mask(points[..., :2]), self.mask(points[..., 2:])
         seen = z.flatten(2).transpose(1, 2).unflatten(0, (b, t - 1))  # [B, T - 1, P, 256]
@@ -214,12 +232,6 @@ class Alignment(nn.Module):
         # Fast: masks are merged to one map per frame before they meet the features: one product in place of two, and
         # no features of pairs to be cut up, joined and averaged.
         return Pairs(points, earlier, later, merge(earlier, later), temporal)
-
-    def pair_maps(self, f: Tensor) -> Tensor:
-        """f [B, T, L, D] -> its patches [B * (T - 1), 2 D, rows, columns], the earlier frame's channels first."""
-        pairs = apply_step(_Neighbours, f, self.prefix)
-        # Fast: tokens are maps with the channels last; the convolutions read them so, without a copy.
-        return pairs.flatten(0, 1).unflatten(1, self.grid).permute(0, 3, 1, 2)
 
     def mask(self, points: Tensor) -> Tensor:
         """Points [B, T - 1, 2], (x, y) -> masks [B, T - 1, P]; in training the mean over nine disturbed points."""
@@ -255,10 +267,13 @@ class Alignment(nn.Module):
 
     def pooled(self, f: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Sums over the masked patches of each pair's earlier and later frame: two of [B, T - 1, D]."""
-        patches = f[:, :, self.prefix :]
-        earlier = pairs.earlier[..., None, :] @ patches[:, :-1]
-        later = pairs.later[..., None, :] @ patches[:, 1:]
-        return earlier[..., 0, :], later[..., 0, :]
+        # Fast: both masks of every frame in one product with f as it lies; slices of f would be copied, and kept.
+        masks = [
+            F.pad(pairs.earlier, (self.prefix, 0, 0, 1)),
+            F.pad(pairs.later, (self.prefix, 0, 1, 0)),
+        ]
+        sums = torch.stack(masks, dim=2) @ f  # [B, T, 2, L] [B, T, L, D]
+        return sums[:, :-1, 0], sums[:, 1:, 1]
 
     def loss(self, f: Tensor, pairs: Pairs) -> Tensor:
         """Mean over the pairs of 1 - cosine of the two pooled frames; a scalar, 0 without a pair."""
@@ -317,28 +332,8 @@ class AlignedLayer(nn.Module):
         weights = F.pad(pairs.weights, (prefix, 0), value=1.0)[..., None]  # [B, T, L, 1]
         inter = F.linear(pairs.temporal, skip_fc, bias)  # [B, T, P, D]
         beside = self.skip(f[:, :, :prefix]) if prefix else None
-        return add_to_tokens(x, self.skip_aligned(f * weights), inter, beside)
-
-
-class _Neighbours(torch.autograd.Function):
-    """Patches of neighbouring frames side by side: f [B, T, L, D] -> [B, T - 1, P, 2 D].
-
-    Fast: its gradient is written into one map; slices would make a map of zeros each, and a sum.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, f: Tensor, prefix: int) -> Tensor:
-        ctx.prefix, ctx.shape = prefix, f.shape
-        return torch.cat([f[:, :-1, prefix:], f[:, 1:, prefix:]], dim=-1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        earlier, later = grads[0].chunk(2, dim=-1)
-        out = earlier.new_zeros(ctx.shape)
-        patches = out[:, :, ctx.prefix :]
-        patches[:, :-1] = earlier
-        patches[:, 1:] += later
-        return out, None
+        aligned = weighted_linear(f, weights, self.skip_aligned.weight, self.skip_aligned.bias)
+        return add_to_tokens(x, aligned, inter, beside)
 
 
 def weight_at(distance: Tensor) -> Tensor:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from muybridge.backbones.vit import ViT
@@ -149,13 +152,15 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} keeps nothing of a frame; call it with a video.")
 
-    def through(self, step: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    def through(self, step: Callable[..., Answer], *inputs: Any) -> Answer:
         """`step(*inputs)`, of which only the inputs are kept if `checkpoint_activations` is on.
 
-        For blocks that gradients pass through; not for what is changed by being computed twice, as batch norms are.
+        For blocks that gradients pass through. The statistics of batch norms follow a batch once, although it is
+        computed twice.
         """
         if self.checkpoint_activations and torch.is_grad_enabled() and self._trace is None:
-            kept: Tensor = checkpoint(step, *inputs, use_reentrant=False)
+            contexts = partial(_first_and_again, self)
+            kept: Answer = checkpoint(step, *inputs, use_reentrant=False, context_fn=contexts)
             return kept
         return step(*inputs)
 
@@ -324,6 +329,26 @@ def check_named(method: Method) -> None:
         raise BadInput(
             "This model compares videos with class names and has none yet: give them with labels (--labels)."
         )
+
+
+def _first_and_again(method: Method) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around a checkpointed step: when it is computed first, and when it is computed for its gradients."""
+    return nullcontext(), _statistics_kept(method)
+
+
+@contextmanager
+def _statistics_kept(method: Method) -> Iterator[None]:
+    """Within: batch norms normalise by their batch, and their running statistics stay as they are."""
+    norms = [part for part in method.modules() if isinstance(part, _BatchNorm) and part.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # running = (1 - momentum) running + momentum batch
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def check_cacheable(kind: type[Method]) -> None:

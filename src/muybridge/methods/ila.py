@@ -271,25 +271,29 @@ class ILA(Method):
         x = self.backbone.embed(fold_frames(video))
         self.record("embedded", x)
         losses = []
-        first = self.backbone.config.depth - len(self.layers)
+        depth = self.backbone.config.depth
         for i, block in enumerate(self.backbone.blocks):
-            assert isinstance(block, Block)
-            if i < first:
+            if i < depth - len(self.layers):
                 x = self.through(block, x)
                 continue
-            layer = self.layers[i - first]
-            assert isinstance(layer, AlignedLayer)
-            x = unfold_frames(x, self.frames)
-            f, pairs = layer.look(x)
-            if self.training or self._trace is not None:
-                losses.append(layer.alignment.loss(f, pairs))
-            x = fold_frames(layer.add(x, f, pairs))
-            if self._trace is not None:
-                self.record_layer(i, layer.alignment, f, pairs, losses[-1], block(x))
-            last = i == self.backbone.config.depth - 1
-            short = last and self.reads_class_token
-            x = self.through(class_token_only, block, x) if short else self.through(block, x)
+            x, loss = self.through(self._aligned_block, i, x, i == depth - 1 and self.reads_class_token)
+            if loss is not None:
+                losses.append(loss)
         return x, losses
+
+    def _aligned_block(self, i: int, x: Tensor, class_only: bool) -> tuple[Tensor, Tensor | None]:
+        """The aligned layer before block i and the block: x [B * T, L, D] -> the same or [B * T, 1, D]; the loss."""
+        layer, block = self.layers[i - self.backbone.config.depth], self.backbone.blocks[i]
+        assert isinstance(layer, AlignedLayer)
+        assert isinstance(block, Block)
+        x = unfold_frames(x, self.frames)
+        f, pairs = layer.look(x)
+        loss = layer.alignment.loss(f, pairs) if self.training or self._trace is not None else None
+        x = fold_frames(layer.add(x, f, pairs))
+        if self._trace is not None:
+            assert loss is not None
+            self.record_layer(i, layer.alignment, f, pairs, loss, block(x))
+        return class_token_only(block, x) if class_only else block(x), loss
 
     @property
     def reads_class_token(self) -> bool:

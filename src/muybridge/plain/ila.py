@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muybridge.backbones.vit import Block
-from muybridge.methods.alignment import FRAME_CHANNELS, PLATEAU, SLOPE, AlignedLayer, Alignment, merge
+from muybridge.methods.alignment import FRAME_CHANNELS, PLATEAU, SLOPE, AlignedLayer, Alignment, ConvNorm, merge
 from muybridge.methods.base import fold_frames, unfold_frames
 from muybridge.methods.heads import TextHead
 from muybridge.methods.ila import ILA, CrossAttention, PromptLayer, Prompts
@@ -80,7 +80,10 @@ def align(module: Alignment, f: Tensor) -> dict[str, Tensor]:
         pooled_earlier = pooled_later = f.new_zeros(b, 0, width)
         loss = f.new_zeros(())
     else:
-        z = module.interaction(torch.cat([maps[:, :-1], maps[:, 1:]], dim=2).flatten(0, 1))
+        z = torch.cat([maps[:, :-1], maps[:, 1:]], dim=2).flatten(0, 1)
+        for part in module.interaction:
+            assert isinstance(part, ConvNorm)
+            z = F.relu(part.norm(part.conv(z)))
         points = module.prediction(z).unflatten(0, (b, t - 1))
         earlier, later = masks(module, points[..., :2]), masks(module, points[..., 2:])  # [B, T - 1, rows, columns]
         masked_earlier, masked_later = maps[:, :-1] * earlier[:, :, None], maps[:, 1:] * later[:, :, None]

@@ -1,0 +1,57 @@
+"""ILA's steps with gradients of their own beside their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from muybridge.methods.pairs import pair_convolution, weighted_linear
+
+GRID = (4, 5)
+WIDTH = 6
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def compare(ours: Tensor, plain: Tensor, inputs: list[Tensor]) -> None:
+    """Values, and the gradients of all inputs for one random gradient of the result."""
+    torch.testing.assert_close(ours, plain)
+    grad = random(*plain.shape, seed=9).detach()
+    found, wanted = (torch.autograd.grad(out, inputs, grad, retain_graph=True) for out in (ours, plain))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize(("out", "groups"), [(2 * WIDTH, 2 * WIDTH), (8, 1)])
+def test_pair_convolution(prefix: int, out: int, groups: int) -> None:
+    f = random(2, 3, prefix + 20, WIDTH, seed=0)
+    weight, bias = random(out, 2 * WIDTH // groups, 3, 3, seed=1), random(out, seed=2)
+    maps = f[:, :, prefix:].transpose(2, 3).unflatten(3, GRID)  # [B, T, D, rows, columns]
+    pairs = torch.cat([maps[:, :-1], maps[:, 1:]], dim=2).flatten(0, 1)
+    plain = F.conv2d(pairs, weight, bias, padding=1, groups=groups)
+    compare(pair_convolution(f, weight, bias, GRID, prefix, groups), plain, [f, weight, bias])
+
+
+def test_pair_convolution_under_autocast_takes_its_gradients_in_bf16() -> None:
+    f = random(2, 3, 21, WIDTH, seed=0).detach().float().requires_grad_()
+    weight = random(8, 2 * WIDTH, 3, 3, seed=1).detach().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = pair_convolution(f, weight, None, GRID, 1, 1)
+    assert out.dtype == torch.bfloat16
+    of_f, of_weight = torch.autograd.grad(out.float().square().sum(), [f, weight])
+    exact = pair_convolution(f, weight, None, GRID, 1, 1)
+    wanted = torch.autograd.grad(exact.square().sum(), [f, weight])
+    for a, b in zip((of_f, of_weight), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0.03 * b.abs().max().item())
+
+
+def test_weighted_linear() -> None:
+    f, weights = random(2, 3, 7, WIDTH, seed=0), random(2, 3, 7, 1, seed=1)
+    matrix, bias = random(4, WIDTH, seed=2), random(4, seed=3)
+    compare(weighted_linear(f, weights, matrix, bias), F.linear(f * weights, matrix, bias), [f, weights, matrix, bias])
