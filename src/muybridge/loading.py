@@ -24,7 +24,7 @@ from muybridge.backbones.files import read_state_dict, sha256_of
 from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import BACKBONES, backbone_info, load_backbone
 from muybridge.engine.checkpoint import is_model, load_model, model_spec
-from muybridge.errors import BadInput, CheckpointError, MissingFile, MuybridgeError
+from muybridge.errors import BadInput, CheckpointError, MissingFile, MuybridgeError, closest
 from muybridge.hub.fetch import fetch, hub_name
 from muybridge.methods.base import text_head
 from muybridge.published.assemble import assemble, read_published, recognise
@@ -94,8 +94,10 @@ def load(
     if on_hub is not None:
         source = fetch(*on_hub)
     if not isinstance(source, Mapping) and not Path(source).exists():
+        alike = closest(str(source), recipe_names())
         raise MissingFile(
             f"There is nothing at {source}; expected a run folder, a file, or org/name of a model on the hub."
+            + (f" Recipes of such a name, which the command line takes too: {', '.join(alike)}." if alike else "")
         )
     if not isinstance(source, Mapping) and (Path(source).is_dir() or is_model(source)):
         if config or recipe:
