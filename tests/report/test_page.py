@@ -120,6 +120,8 @@ def test_a_run_as_a_page(run, videos, capsys):
     assert "concat" in words
     # A strip for each video shown, which is a picture, and leads to its file.
     pictures = [a["src"] for name, a in reader.tags if name == "img"]
+    # What is fetched only when it is seen is missing on paper.
+    assert not [a for _, a in reader.tags if "loading" in a]
     assert 1 <= len(pictures) <= 18
     first = Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2])))
     assert first.height == 96

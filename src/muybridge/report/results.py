@@ -212,7 +212,7 @@ def _card(shown: Shown, pictures: bool, top5: bool) -> Markup:
     one = shown.answer
     said = tag("span", one.predicted, class_="right-text" if one.right else "wrong-text")
     alt = f"Frames of {one.name}"
-    picture = tag("img", src=shown.picture, alt=alt, loading="lazy") if shown.picture else None
+    picture = tag("img", src=shown.picture, alt=alt) if shown.picture else None
     none = tag("div", "no picture", class_="none") if pictures and picture is None else None
     file: object = tag("a", one.name, href=shown.link) if shown.link else one.name
     lines = [tag("p", said, f" {one.score:.1%}")]

@@ -24,7 +24,8 @@ STYLE = """
 .mb-note { color: var(--body-text-color-subdued); font-size: 14px; margin: 4px 0; overflow-wrap: anywhere; }
 .mb-error { border-left: 4px solid #c8372d; padding: 10px 14px; background: color-mix(in srgb, #c8372d 9%, transparent);
   overflow-wrap: anywhere; }
-.mb-frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: 6px; }
+.mb-frames { display: grid; grid-template-columns: repeat(4, 1fr); gap: 6px; }
+@media (min-width: 1200px) { .mb-frames { grid-template-columns: repeat(8, 1fr); } }
 .mb-frames figure { margin: 0; }
 .mb-frames img { width: 100%; display: block; border-radius: 4px; }
 .mb-frames figcaption { font-size: 12px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }

@@ -231,7 +231,7 @@ class Service:
             self._open(path, name).close()
             try:
                 with self._long:
-                    return model.explain(path, label)
+                    return model.explain(path, label, source=self.limits.source)
             except VideoError as error:
                 raise VideoError(name or Path(path).name, error.reason) from None
 
