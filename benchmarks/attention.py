@@ -6,7 +6,6 @@ python benchmarks/attention.py --out benchmarks/results/attention.csv
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 from pathlib import Path
@@ -15,6 +14,8 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from muybridge.measure.table import append_row
 
 SIZES = ((160, 37), (16, 197), (8, 257), (8, 577))  # images, tokens
 
@@ -35,21 +36,19 @@ def seconds(attend: object, images: int, tokens: int) -> float:
 def main() -> None:
     """Interleaved repetitions, medians, ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
     out = parser.parse_args().out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["images", "tokens", "fused_s", "products_s", "ratio", "threads", "cores", "torch"])
-        for images, tokens in SIZES:
-            pairs = [
-                (seconds(F.scaled_dot_product_attention, images, tokens), seconds(products, images, tokens))
-                for _ in range(6)
-            ][1:]
-            fused, ours = (median(times) for times in zip(*pairs, strict=True))
-            row = [images, tokens, f"{fused:.4f}", f"{ours:.4f}", f"{fused / ours:.2f}"]
-            writer.writerow([*row, torch.get_num_threads(), os.cpu_count(), torch.__version__])
-            print(row)
+    for images, tokens in SIZES:
+        pairs = [
+            (seconds(F.scaled_dot_product_attention, images, tokens), seconds(products, images, tokens))
+            for _ in range(6)
+        ][1:]
+        fused, ours = (median(times) for times in zip(*pairs, strict=True))
+        row = {"images": images, "tokens": tokens, "fused_s": f"{fused:.4f}", "products_s": f"{ours:.4f}"}
+        row |= {"ratio": f"{fused / ours:.2f}", "threads": torch.get_num_threads()}
+        row |= {"cores": os.cpu_count(), "torch": torch.__version__}
+        print(row, flush=True)
+        append_row(out, row)
 
 
 if __name__ == "__main__":

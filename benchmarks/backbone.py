@@ -11,36 +11,26 @@ is our time over theirs. Both return the normed class token; that they agree is 
 from __future__ import annotations
 
 import argparse
-import csv
-from pathlib import Path
 
 import torch
 
 from muybridge.backbones.convert import from_source
 from muybridge.backbones.vit import ViT
 from muybridge.measure.machine import machine_facts
+from muybridge.measure.table import append_row
 from muybridge.measure.timing import interleaved
+from pages import ROOT, latest, markdown, parse, put
 
-ROOT = Path(__file__).parents[1]
-CSV, PAGE = ROOT / "benchmarks/results/backbone.csv", ROOT / "docs/performance.md"
-BEGIN, END = "<!-- backbone: begin -->", "<!-- backbone: end -->"
-FIELDS = ("images", "transformers_ms", "ours_ms", "ratio", "difference", "transformers")
+PAGE = "docs/performance.md"
 
 
 def table() -> str:
     """The committed CSV in Markdown."""
-    lines = ["| images | threads | transformers | ours | ratio |", "| ---: | ---: | ---: | ---: | ---: |"]
-    with CSV.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            cells = [
-                row["images"],
-                row["threads"],
-                f"{row['transformers_ms']} ms",
-                f"{row['ours_ms']} ms",
-                row["ratio"],
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [["images", "threads", "transformers", "ours", "ratio"]]
+    for row in latest("backbone", "images", "threads"):
+        times = [f"{row[name]} ms" for name in ("transformers_ms", "ours_ms")]
+        lines.append([row["images"], row["threads"], *times, row["ratio"]])
+    return markdown(lines, words=0)
 
 
 def main() -> None:
@@ -49,15 +39,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", action="store_true", help="put the committed CSV into docs/performance.md")
-    asked = parser.parse_args()
-    if asked.table:
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(f"{page.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{page.split(END)[1]}", encoding="utf-8")
-        return
-    if asked.out is None:
-        parser.error("give --out FILE or --table")
+    asked = parse(parser, PAGE, lambda: put(ROOT / PAGE, "backbone", table()))
     import transformers
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -73,25 +55,27 @@ def main() -> None:
     ours = ViT(converted.config).eval()
     ours.load_state_dict(converted.vision)
 
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    with asked.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*FIELDS, *machine_facts()])
-        for threads in asked.threads:
-            torch.set_num_threads(threads)
-            for count in asked.images:
-                images = torch.randn(count, 3, 224, 224)
-                with torch.inference_mode():
-                    wanted, found = theirs(images).pooler_output, ours(images)
-                    difference = float((wanted - found).abs().max() / wanted.abs().max())
-                    assert difference < 1e-4, f"the two differ by {difference:.2g}"
-                    calls = {"theirs": lambda x=images: theirs(x), "ours": lambda x=images: ours(x)}
-                    times = interleaved(calls, asked.rounds)
-                milliseconds = [f"{1e3 * times.median(name):.1f}" for name in ("theirs", "ours")]
-                ratio = f"{times.ratio('ours', 'theirs'):.3f}"
-                row = [count, *milliseconds, ratio, f"{difference:.1e}", transformers.__version__]
-                writer.writerow([*row, *machine_facts().values()])
-                print(row, f"{threads} threads", flush=True)
+    for threads in asked.threads:
+        torch.set_num_threads(threads)
+        for count in asked.images:
+            images = torch.randn(count, 3, 224, 224)
+            with torch.inference_mode():
+                wanted, found = theirs(images).pooler_output, ours(images)
+                difference = float((wanted - found).abs().max() / wanted.abs().max())
+                assert difference < 1e-4, f"the two differ by {difference:.2g}"
+                calls = {"theirs": lambda x=images: theirs(x), "ours": lambda x=images: ours(x)}
+                times = interleaved(calls, asked.rounds)
+            row = {
+                "images": count,
+                "transformers_ms": f"{1e3 * times.median('theirs'):.1f}",
+                "ours_ms": f"{1e3 * times.median('ours'):.1f}",
+                "ratio": f"{times.ratio('ours', 'theirs'):.3f}",
+                "difference": f"{difference:.1e}",
+                "transformers": transformers.__version__,
+                **machine_facts(),
+            }
+            print(row, flush=True)
+            append_row(asked.out, row)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ scores.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -43,6 +42,7 @@ from muybridge.engine.features import StoredBatches, compute_features, megabytes
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import train
 from muybridge.measure.machine import machine_facts
+from muybridge.measure.table import append_row
 from muybridge.methods import build_method
 from muybridge.methods.base import Features, Method
 from muybridge.recipes import fit_to_backbone
@@ -214,22 +214,18 @@ def rounding(method: Method, recipe: Recipe, items: tuple[Item, ...]) -> Iterato
 def main() -> None:
     """Measure the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("cache.csv"))
+    parser.add_argument("--out", type=Path, default=Path("cache.csv"), help="CSV to append to")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--epochs", type=int, default=5)
     args = parser.parse_args()
-    rows = []
+    facts = {"wait_policy": os.environ.get("OMP_WAIT_POLICY", ""), **machine_facts()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in args.parts.split(","):
             print(part, flush=True)
             for row in accuracy(folder) if part == "accuracy" else [measure(part, folder, args.epochs)]:
                 print({key: value for key, value in row.items() if value != ""}, flush=True)
-                rows.append({**row, "wait_policy": os.environ.get("OMP_WAIT_POLICY", ""), **machine_facts()})
-    with args.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+                append_row(args.out, {**dict.fromkeys(FIELDS), **row, **facts})
 
 
 if __name__ == "__main__":

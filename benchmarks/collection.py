@@ -14,7 +14,6 @@ job comes to. On a busy machine two threads that wait for each other cost more t
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import tempfile
@@ -32,6 +31,7 @@ from muybridge.engine.collected import Block, CollectionArgs
 from muybridge.engine.collection import Engine, in_this_process, predict_collection
 from muybridge.engine.progress import Progress
 from muybridge.engine.ray_jobs import through_ray
+from muybridge.measure.table import append_row
 from muybridge.methods import build_method
 from muybridge.recipes.fields import to_dict
 from muybridge.recogniser import Recogniser
@@ -39,27 +39,13 @@ from muybridge.structures import CLIP_MEAN, CLIP_STD, ModelSpec, Sampling, Trans
 from muybridge.testing.tiny import random_backbone
 
 BLOCK = 4
-FIELDS = (
-    "engine",
-    "workers",
-    "videos",
-    "seconds",
-    "videos_per_second",
-    "start_seconds",
-    "steady",
-    "cores",
-    "machine",
-    "torch",
-    "ray",
-    "python",
-)
 
 
 def main() -> None:
     """Measure each way once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=40)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
     asked = parser.parse_args()
     cores = os.cpu_count() or 1
     torch.set_num_threads(cores)
@@ -69,7 +55,6 @@ def main() -> None:
     transform = Transform(mean=CLIP_MEAN, std=CLIP_STD)
     about = to_dict(backbone.config), backbone_sha256(backbone)
     spec = ModelSpec("evl", {}, "custom", *about, tuple(CLASSES), Sampling(frames=8), transform)
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         each = -(-asked.videos // len(CLASSES))
         films = sorted(write_films(Path(name) / "films", CLASSES, train=each, val=1, workers=1).rglob("*.mp4"))
@@ -85,28 +70,22 @@ def main() -> None:
             seconds = time.monotonic() - begun
             begin = max(workers, 1)  # blocks that are done together at the start
             first, last = clock.times[begin - 1], clock.times[-1]
-            rows.append(
-                {
-                    "engine": engine,
-                    "workers": workers,
-                    "videos": len(films),
-                    "seconds": round(seconds, 1),
-                    "videos_per_second": round(len(films) / seconds, 3),
-                    "start_seconds": round(clock.times[0] - begun, 1),
-                    "steady": round((len(films) - BLOCK * begin) / (last - first), 3),
-                    "cores": cores,
-                    "machine": platform.machine(),
-                    "torch": torch.__version__,
-                    "ray": import_module("ray").__version__,
-                    "python": platform.python_version(),
-                }
-            )
-            print(rows[-1])
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    with asked.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+            row = {
+                "engine": engine,
+                "workers": workers,
+                "videos": len(films),
+                "seconds": round(seconds, 1),
+                "videos_per_second": round(len(films) / seconds, 3),
+                "start_seconds": round(clock.times[0] - begun, 1),
+                "steady": round((len(films) - BLOCK * begin) / (last - first), 3),
+                "cores": cores,
+                "machine": platform.machine(),
+                "torch": torch.__version__,
+                "ray": import_module("ray").__version__,
+                "python": platform.python_version(),
+            }
+            print(row, flush=True)
+            append_row(asked.out, row)
 
 
 class _Clock:

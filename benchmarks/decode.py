@@ -16,7 +16,6 @@ and by up to 17, so that accuracies would no longer be those of the published pi
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import time
@@ -32,6 +31,7 @@ import torch.nn.functional as F
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from muybridge.errors import MuybridgeError
+from muybridge.measure.table import append_row
 from muybridge.structures import Item, Sampling, SourceArgs
 from muybridge.video import container
 from muybridge.video.decode import decode_in_order, open_video
@@ -116,7 +116,7 @@ def machine() -> str:
     )
 
 
-def compare(path: Path, title: str, repeats: int, writer: object) -> None:
+def compare(path: Path, title: str, repeats: int, out: Path) -> None:
     """Rows of CPU seconds for every rule and decoder."""
     with open_video(path) as video:
         count = video.frame_count
@@ -132,13 +132,13 @@ def compare(path: Path, title: str, repeats: int, writer: object) -> None:
     whole = median(times["segments", "everything"])
     for (rule, way), taken in times.items():
         seconds = median(taken)
-        row = [title, "any" if way == "everything" else rule, way, f"{seconds:.4f}", f"{seconds / whole:.3f}"]
-        row += [f"{1 / seconds:.1f}", repeats, machine()]
-        writer.writerow(row)  # type: ignore[attr-defined]
-        print(*row[:6], sep="\t")
+        row = {"video": title, "rule": "any" if way == "everything" else rule, "decoder": way}
+        row |= {"cpu_s": f"{seconds:.4f}", "share": f"{seconds / whole:.3f}", "videos_per_s": f"{1 / seconds:.1f}"}
+        print(*row.values(), sep="\t", flush=True)
+        append_row(out, {**row, "repeats": repeats, "machine": machine()})
 
 
-def scaling(path: Path, title: str, repeats: int, writer: object) -> None:
+def scaling(path: Path, title: str, repeats: int, out: Path) -> None:
     """Rows of milliseconds a frame, and how far the grey levels differ."""
     frames = [frame for frame, _ in zip(decode_in_order(str(path)), range(40), strict=False)][::5]
     height, width = frames[0].height, frames[0].width
@@ -166,21 +166,21 @@ def scaling(path: Path, title: str, repeats: int, writer: object) -> None:
     reference = full().float()
     for name, run in runs.items():
         away = (run().float() - reference).abs()
-        row = [
-            title,
-            name,
-            f"{median(times[name]) / len(frames) * 1000:.2f}",
-            f"{away.mean():.2f}",
-            f"{away.max():.0f}",
-        ]
-        writer.writerow([*row, repeats, machine()])  # type: ignore[attr-defined]
-        print(*row, sep="\t")
+        row = {
+            "video": title,
+            "how": name,
+            "ms_per_frame": f"{median(times[name]) / len(frames) * 1000:.2f}",
+            "mean_difference": f"{away.mean():.2f}",
+            "largest_difference": f"{away.max():.0f}",
+        }
+        print(*row.values(), sep="\t", flush=True)
+        append_row(out, {**row, "repeats": repeats, "machine": machine()})
 
 
 def main() -> None:
     """Make the videos, measure, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV to append to; a second one beside it")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--videos", type=Path, default=Path("runs/decode"), help="folder where the videos are kept")
     given = parser.parse_args()
@@ -191,17 +191,10 @@ def main() -> None:
         paths[title] = given.videos / f"{title.replace(' ', '_')}.mp4"
         if not paths[title].exists():
             make(paths[title], *sizes)
-    with given.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["video", "rule", "decoder", "cpu_s", "share", "videos_per_s", "repeats", "machine"])
-        for title, path in paths.items():
-            compare(path, title, given.repeats, writer)
-    out = given.out.with_name(f"{given.out.stem}_scaling.csv")
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["video", "how", "ms_per_frame", "mean_difference", "largest_difference", "repeats", "machine"])
-        for title, path in paths.items():
-            scaling(path, title, given.repeats, writer)
+    for title, path in paths.items():
+        compare(path, title, given.repeats, given.out)
+    for title, path in paths.items():
+        scaling(path, title, given.repeats, given.out.with_name(f"{given.out.stem}_scaling.csv"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ runtimes are called in turn in one process; a ratio is the median over the round
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ import torch
 from muybridge.export.timing import RUNTIMES, is_installed, runtime_call
 from muybridge.measure.machine import machine_facts
 from muybridge.measure.speed import compare, forward
+from muybridge.measure.table import append_row
 from muybridge.measure.timing import interleaved
 from muybridge.measure.workload import Workload, random_video
 
@@ -46,19 +46,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["evl", "zeroi2v"])
     parser.add_argument("--backbone", default="clip_vitb16")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
     for method in asked.methods:
         for row in measure(method, asked.backbone, asked.rounds):
-            rows.append({**row, **machine_facts()})
             print(*list(row.values()), sep="  ", flush=True)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    with asked.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+            append_row(asked.out, {**row, **machine_facts()})
 
 
 if __name__ == "__main__":

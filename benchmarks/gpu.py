@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +23,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from counted import OWN
 from muybridge.engine.device import pick_device
 from muybridge.errors import BadInput
 from muybridge.info.counting import multiply_adds
 from muybridge.measure.machine import machine_facts, matrix_rate
 from muybridge.measure.memory import peak_on_gpu
 from muybridge.measure.speed import BARE, compare, compiled, forward
+from muybridge.measure.table import append_row
 from muybridge.measure.timing import interleaved
 from muybridge.measure.workload import Workload, bare_backbone, random_video, training_step
 from muybridge.methods.base import Method, check_cacheable
@@ -66,7 +67,7 @@ def synchronises(call: Call, device: torch.device) -> bool | None:
 
 def step_operations(step: Call) -> int:
     """Floating-point operations of a training step, backward pass and all."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=OWN) as counter:
         step()
     return int(counter.get_total_flops())
 
@@ -177,7 +178,6 @@ def main() -> None:
         parser.error("there is no GPU here; --tiny runs anywhere")
     rate = matrix_rate(device, torch.bfloat16, 256 if asked.tiny else 0)
     print(f"matrix product in bf16: {rate / 1e12:.1f} TFLOP/s", flush=True)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
     for number in asked.settings:
         backbone, frames, batch, train_batch = SETTINGS[number]
         compile_too = (backbone, frames) in COMPILED and not asked.no_compile
@@ -190,12 +190,7 @@ def main() -> None:
             for row in rows(workload, train_batch, compile_too, asked.rounds, rate):
                 row |= {"matrix_tflops": round(rate / 1e12, 1), **machine_facts(device)}
                 print({name: row[name] for name in list(row)[:15]}, flush=True)
-                fresh = not asked.out.exists()
-                with asked.out.open("a", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, list(row))
-                    if fresh:
-                        writer.writeheader()
-                    writer.writerow(row)
+                append_row(asked.out, row)
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -8,7 +8,6 @@ The tower of CLIP ViT-B/16 with random weights, 400 names, one template, fp32; i
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from muybridge.backbones.text import TextTower, encode_labels
 from muybridge.backbones.tokenizer import ClipTokenizer
 from muybridge.backbones.weights import backbone_info
 from muybridge.measure.machine import machine_facts
+from muybridge.measure.table import append_row
 from muybridge.measure.timing import interleaved
 from muybridge.video.labels import known_labels
 
@@ -25,7 +25,7 @@ def main() -> None:
     """One row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
     asked = parser.parse_args()
     torch.manual_seed(0)
     config = backbone_info("clip_vitb16").text
@@ -53,11 +53,7 @@ def main() -> None:
         **machine_facts(),
     }
     print(row)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    with asked.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerow(row)
+    append_row(asked.out, row)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ Setting of the costs: CLIP ViT-B/16, 8 frames of 224 px (DiST: 8 of 16), 400 cla
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
-from pathlib import Path
 from statistics import mean
 
 from muybridge.backbones.weights import BACKBONES
 from muybridge.info import model_info
+from muybridge.measure.table import read_rows
 from muybridge.methods import METHODS
 from muybridge.testing.parity import run_case
+from pages import RESULTS, ROOT, markdown, put
 
-ROOT = Path(__file__).parents[1]
-PAGE, CSV = ROOT / "docs/methods.md", ROOT / "benchmarks/results/train_methods.csv"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 TRAINS = {
     "probe": "linear head",
     "evl": "decoder with one query token, head",
@@ -46,12 +43,9 @@ def cost(method: str) -> tuple[str, str]:
 
 def accuracy(method: str) -> str:
     """Mean within-twin accuracy over the seeds, and each."""
-    if not CSV.is_file():
-        return "-"
     rows = defaultdict(list)
-    with CSV.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows[row["method"]].append(100 * float(row["within_twins"]))
+    for row in read_rows(RESULTS / "train_methods.csv"):
+        rows[row["method"]].append(100 * float(row["within_twins"]))
     if method not in rows:
         return "-"
     return f"{mean(rows[method]):.1f} ({', '.join(f'{value:.1f}' for value in rows[method])})"
@@ -74,15 +68,12 @@ def cases(method: str) -> str:
 
 def table() -> str:
     """The table in Markdown."""
-    lines = [
-        "| method | trains | trainable parameters | multiply-adds over the bare backbone | within twins, % "
-        "| cases, largest difference |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    head = ["method", "trains", "trainable parameters", "multiply-adds over the bare backbone", "within twins, %"]
+    lines = [[*head, "cases, largest difference"]]
     for method, trains in TRAINS.items():
         trainable, times = cost(method)
-        lines.append(f"| `{method}` | {trains} | {trainable} | {times} | {accuracy(method)} | {cases(method)} |")
-    return "\n".join(lines)
+        lines.append([f"`{method}`", trains, trainable, times, accuracy(method), cases(method)])
+    return markdown(lines, words=6)
 
 
 def main() -> None:
@@ -93,9 +84,7 @@ def main() -> None:
     text = table()
     print(text)
     if write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        put(ROOT / "docs/methods.md", "table", text)
 
 
 if __name__ == "__main__":

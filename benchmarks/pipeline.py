@@ -11,10 +11,9 @@ its unit. `cores for N views/s` is what a device that trains N videos a second n
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from decode import make
 from muybridge.engine.device import pick_device
 from muybridge.measure.machine import machine_facts
 from muybridge.measure.pipeline import WORD, cores_needed, loader_rate, stages, stepper_for, training_rate
+from muybridge.measure.table import append_row
 from muybridge.measure.workload import Workload
 from muybridge.structures import Item, Sampling, Transform
 from muybridge.video.dataset import VideoDataset
@@ -40,12 +40,13 @@ class Lines:
 
     source: str
     facts: dict[str, Any]
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    out: Path
 
     def add(self, what: str, value: float, unit: str) -> None:
-        """One more, which is printed as well."""
+        """One more, printed and written."""
         print(f"{self.source:14} {what:42} {value:10.3f} {unit}", flush=True)
-        self.rows.append({"source": self.source, "what": what, "value": round(value, 4), "unit": unit, **self.facts})
+        row = {"source": self.source, "what": what, "value": round(value, 4), "unit": unit, **self.facts}
+        append_row(self.out, row)
 
 
 def videos(folder: Path, shape: tuple[int, int, int]) -> list[Item]:
@@ -60,7 +61,7 @@ def videos(folder: Path, shape: tuple[int, int, int]) -> list[Item]:
 def main() -> None:
     """A line for each figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
@@ -73,9 +74,8 @@ def main() -> None:
     backbone = "dinov2_vits14" if asked.tiny else "clip_vitb16"
     workload = Workload("evl", backbone=backbone, frames=2 if asked.tiny else 8, image_size=size)
     stepper = stepper_for(workload.build(device))
-    rows = []
     for source, shape in (TINY if asked.tiny else SOURCES).items():
-        lines = Lines(source, machine_facts(device))
+        lines = Lines(source, machine_facts(device), asked.out)
         with tempfile.TemporaryDirectory() as folder:
             items = videos(Path(folder), shape)
             data = VideoDataset(items, Sampling(workload.frames), Transform(size), True, 0)
@@ -95,12 +95,6 @@ def main() -> None:
                 rate, share = training_rate(data, stepper, asked.batch, workers, asked.steps)
                 lines.add(f"training, {workers} workers", rate, "videos/s")
                 lines.add(f"training, {workers} workers, waits", share, "of the time")
-        rows += lines.rows
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    with asked.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

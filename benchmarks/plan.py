@@ -13,31 +13,26 @@ makes it. Sizes of cached features are those of results/cache.csv. What is assum
 from __future__ import annotations
 
 import argparse
-import csv
-import math
-import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from counted import step_multiply_adds
 from muybridge.backbones.vit import ViT
 from muybridge.backbones.weights import backbone_info
 from muybridge.info import Info, setting_info
+from muybridge.measure.table import append_row, read_rows
 from muybridge.methods import build_method
 from muybridge.methods.base import Method
 from muybridge.recipes import published_recipe
 from muybridge.structures import Item, Recipe, Sampling
 from muybridge.video.dataset import VideoDataset
+from pages import RESULTS, ROOT, latest, markdown, put
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks/results"
-SAMPLES, DECODE, CACHE = (RESULTS / f"{name}.csv" for name in ("samples", "decode", "cache"))
+SAMPLES, CACHE = (RESULTS / f"{name}.csv" for name in ("samples", "cache"))
 # Each method with ViT-B/16 and ViT-L/14 as its authors trained them on Kinetics-400; of the probe there is no recipe.
 TRAININGS = {
     "probe": "",
@@ -102,25 +97,16 @@ def build(recipe: Recipe) -> Method:
         )
 
 
-def convolution_backward(
-    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, out_shape: Any = None
-) -> int:
-    """Operations of a convolution's way back, by its shapes: for the input's gradient and the weight's as forwards.
-
-    Torch 2.13 takes a convolution in groups for a dense one here, by which ILA would seem 1.8 times as dear.
-    """
-    return 2 * math.prod(grad) * math.prod(weight[1:]) * sum(rest[-1][:2])
-
-
-def step_multiply_adds(method: Method) -> int:
+def method_step_multiply_adds(method: Method) -> int:
     """Multiply-adds of a training step of one video, with the way back."""
     video = torch.empty(1, method.frames, 3, *method.image_size, device="meta")
     method.train()
-    own = {torch.ops.aten.convolution_backward: convolution_backward}
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=own) as counter:
+
+    def step() -> None:
         output = method(video)
         (output.logits.sum() + sum(output.losses.values())).backward()
-    return int(counter.get_total_flops()) // 2
+
+    return step_multiply_adds(step)
 
 
 def passes(method: Method) -> int:
@@ -152,14 +138,15 @@ class Cost:
 
 def costs(names: Collection[str] = TRAININGS) -> dict[str, Cost]:
     """By the names of TRAININGS."""
-    with SAMPLES.open(encoding="utf-8") as file:
-        seconds = {(row["training"], row["part"]): float(row["cpu_s"]) for row in csv.DictReader(file)}
+    seconds = {(row["training"], row["part"]): float(row["cpu_s"]) for row in read_rows(SAMPLES)}
     found = {}
     for name in names:
         recipe = recipe_of(TRAININGS[name])
         method = build(recipe)
         cpu = [seconds[name, part] for part in ("train", "test", "one view")]
-        found[name] = Cost(recipe, setting_info(recipe, CLASSES), step_multiply_adds(method), passes(method), *cpu)
+        found[name] = Cost(
+            recipe, setting_info(recipe, CLASSES), method_step_multiply_adds(method), passes(method), *cpu
+        )
     return found
 
 
@@ -179,8 +166,7 @@ def training_table(found: dict[str, Cost], assumed: Assumed) -> Iterator[list[st
 
 def cache_table(found: dict[str, Cost], assumed: Assumed) -> Iterator[list[str]]:
     """The same on cached features: computed once, read in every epoch."""
-    with CACHE.open(encoding="utf-8") as file:
-        sizes = {row["part"]: float(row["megabytes"]) for row in csv.DictReader(file) if row["part"] == row["method"]}
+    sizes = {row["part"]: float(row["megabytes"]) for row in read_rows(CACHE) if row["part"] == row["method"]}
     head = ["method", "MB a video", "TB for one view", "min to compute", f"min an epoch at {assumed.disk:g} GB/s"]
     yield [*head, f"from videos, {assumed.gpus} GPUs", "from videos, 1 GPU"]
     for name in (name for name in found if name in sizes):
@@ -227,8 +213,8 @@ def labelling_table(found: dict[str, Cost], assumed: Assumed) -> Iterator[list[s
 def volume_table(assumed: Assumed) -> Iterator[list[str]]:
     """What the videos themselves ask for, whichever method reads them."""
     yield ["videos", "CPU s to decode 8 frames", "core-years", f"cores for {assumed.days:g} days", "TB", "Gbit/s"]
-    with DECODE.open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if (row["rule"], row["decoder"]) == ("segments", "pyav")]
+    rows = latest("decode", "video", "rule", "decoder")
+    rows = [row for row in rows if (row["rule"], row["decoder"]) == ("segments", "pyav")]
     for row in rows:
         core = assumed.videos * float(row["cpu_s"])
         # 1080p at 5 Mbit/s in place of the size that is assumed of a short clip.
@@ -251,16 +237,8 @@ def tables(found: dict[str, Cost], assumed: Assumed) -> dict[str, Iterator[list[
     }
 
 
-def markdown(rows: Iterator[list[str]]) -> str:
-    """Rows as a table, the first its head."""
-    head, *body = list(rows)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def measure(repeats: int, videos: Path) -> None:
     """Write SAMPLES: CPU seconds to decode and transform a sample, one thread, mean of `repeats` draws."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     from decode import VIDEOS, cpu, machine, make
 
     torch.set_num_threads(1)
@@ -268,28 +246,23 @@ def measure(repeats: int, videos: Path) -> None:
     path = videos / "10_s_340x256.mp4"
     if not path.exists():
         make(path, *VIDEOS["10 s 340x256"])
-    with SAMPLES.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["training", "part", "frames", "views", "cpu_s", "repeats", "machine"])
-        for name, told in TRAININGS.items():
-            recipe = recipe_of(told)
-            sampling = recipe.sampling
-            single = replace(sampling, views=1, crops=1)
-            for part, used in (("train", sampling), ("test", sampling), ("one view", single)):
-                sample = VideoDataset([Item(str(path), 0, path.name)], used, recipe.transform, part == "train", 0)
-                sample[0, 0, 0]  # the file's index is known from then on
-                # Other work on the machine only adds; draws differ.
-                seconds = mean(min(cpu(lambda k=k, s=sample: s[k, 0, 0]) for _ in range(4)) for k in range(repeats))
-                views = 1 if part == "train" else used.views * used.crops
-                writer.writerow([name, part, used.frames, views, f"{seconds:.4f}", repeats, machine()])
-                print(name, part, f"{seconds:.4f}", sep="\t", flush=True)
-
-
-def put(page: Path, name: str, table: str) -> None:
-    """Replace the table between the page's marks of this name."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    text = page.read_text(encoding="utf-8")
-    page.write_text(f"{text.split(begin)[0]}{begin}\n{table}\n{end}{text.split(end)[1]}", encoding="utf-8")
+    rows = []
+    for name, told in TRAININGS.items():
+        recipe = recipe_of(told)
+        sampling = recipe.sampling
+        single = replace(sampling, views=1, crops=1)
+        for part, used in (("train", sampling), ("test", sampling), ("one view", single)):
+            sample = VideoDataset([Item(str(path), 0, path.name)], used, recipe.transform, part == "train", 0)
+            sample[0, 0, 0]  # the file's index is known from then on
+            # Other work on the machine only adds; draws differ.
+            seconds = mean(min(cpu(lambda k=k, s=sample: s[k, 0, 0]) for _ in range(4)) for k in range(repeats))
+            views = 1 if part == "train" else used.views * used.crops
+            row = {"training": name, "part": part, "frames": used.frames, "views": views, "cpu_s": f"{seconds:.4f}"}
+            print(*row.values(), sep="\t", flush=True)
+            rows.append({**row, "repeats": repeats, "machine": machine()})
+    SAMPLES.unlink(missing_ok=True)  # anew, and only now that all is measured
+    for row in rows:
+        append_row(SAMPLES, row)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ crops are computed once and shared by the trainings, which stand for fresh crops
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import tempfile
 import time
@@ -24,13 +23,13 @@ from muybridge.demo.run import within_twins
 from muybridge.engine.batches import VideoBatches
 from muybridge.engine.features import compute_features
 from muybridge.engine.train import train
+from muybridge.measure.table import append_row
 from muybridge.methods import build_method
 from muybridge.recipes import fit_to_backbone
 from muybridge.structures import Recipe, TrainArgs, Transform
 from muybridge.video.dataset import VideoDataset, read_source
 
 SIX = tuple(name for name in CLASSES if any(name in pair for pair in list(PAIRS.values())[:3]))
-FIELDS = ("videos_a_class", "views", "steps", "epochs", "lr", "seed", "top1", "within_twins", "seconds", "curve")
 
 
 def main() -> None:
@@ -66,13 +65,20 @@ def main() -> None:
             lines = [json.loads(line) for line in (folder / f"{steps}/metrics.jsonl").read_text().splitlines()]
             curve = [f"{line['val_top1']:.3f}" for line in lines if "val_top1" in line]
             twins = within_twins(result.evaluation, source.labels)
-            row = (asked.videos, asked.views, steps, epochs, asked.lr, asked.seed, f"{result.evaluation.top1:.3f}")
-            row = (*row, f"{twins:.3f}", round(time.perf_counter() - begun), " ".join(curve))
-            print(dict(zip(FIELDS, row, strict=True)), flush=True)
-            fresh = not asked.out.exists()
-            with asked.out.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerows([FIELDS, row] if fresh else [row])
+            row = {
+                "videos_a_class": asked.videos,
+                "views": asked.views,
+                "steps": steps,
+                "epochs": epochs,
+                "lr": asked.lr,
+                "seed": asked.seed,
+                "top1": f"{result.evaluation.top1:.3f}",
+                "within_twins": f"{twins:.3f}",
+                "seconds": round(time.perf_counter() - begun),
+                "curve": " ".join(curve),
+            }
+            print(row, flush=True)
+            append_row(asked.out, row)
 
 
 if __name__ == "__main__":

@@ -13,26 +13,27 @@ that takes two training steps: libraries, weights, gradients, moments and all.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
+from counted import step_multiply_adds
 from draw import bars
+from muybridge.engine.freed import freed_memory
+from muybridge.info.counting import multiply_adds
 from muybridge.measure.machine import machine_facts, matrix_rate
 from muybridge.measure.memory import peak_of
 from muybridge.measure.speed import BARE, forward
+from muybridge.measure.table import append_row
 from muybridge.measure.timing import Times, interleaved
 from muybridge.measure.workload import Workload, bare_backbone, prepare_step, random_video, training_step
 from muybridge.plain import plain_twin
+from pages import ROOT, latest, markdown, parse, put
 
 METHODS = ("evl", "dist", "ila", "zeroi2v")
-ROOT = Path(__file__).parents[1]
-CSV, PAGE = ROOT / "benchmarks/results/speed.csv", ROOT / "docs/performance.md"
+PAGE = "docs/performance.md"
 PICTURES = {"inference": "Inference", "training": "Training step"}  # docs/images/speed-<name>.svg
-BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 # What the authors' codes took in the same setting on 2 cores, torch 2.13, as measured before this library was begun.
 PUBLISHED = {
     "evl": (1.34, 1.65, 2.7),
@@ -53,14 +54,17 @@ def measure(workload: Workload, rounds: int) -> dict[str, float]:
     model = workload.build()
     video = random_video(model, workload.batch)
     bare, merged, twin = bare_backbone(model, video), model.merged(), plain_twin(workload.method, model)
+    floor = multiply_adds(model.backbone, video[:, :: video.shape[1] // model.backbone_frames].flatten(0, 1))
     calls = {BARE: bare, "ours": forward(merged, video), "plain": forward(twin, video)}
     times = interleaved(calls, rounds)
     figures = {
         "backbone_ms": round(1e3 * times.median(BARE), 1),
         "inference": times.ratio("ours", BARE),
         "inference_plain": times.ratio("plain", BARE),
+        "inference_counted": multiply_adds(merged, video) / floor,
     }
     del merged, calls
+    figures["training_counted"] = step_multiply_adds(training_step(model, video)) / floor
     figures["training"] = _step_ratio(bare, training_step(model, video), rounds)
     figures["training_plain"] = _step_ratio(bare, training_step(twin, video), rounds)
     model.checkpoint_activations = True
@@ -78,46 +82,58 @@ def measure(workload: Workload, rounds: int) -> dict[str, float]:
 
 
 def _step_ratio(bare: object, step: object, rounds: int) -> float:
-    times: Times = interleaved({BARE: bare, "step": step}, rounds)  # type: ignore[dict-item]
+    with freed_memory(saving=False):  # as the training loop does
+        times: Times = interleaved({BARE: bare, "step": step}, rounds)  # type: ignore[dict-item]
     return times.ratio("step", BARE)
 
 
 def table() -> str:
     """The committed CSV in Markdown: ours, what is wanted, our plain twin, the published code."""
-    lines = [
-        "| | inference: ours | wanted | plain twin | published | step: ours | wanted | plain twin | published "
-        "| memory: ours | wanted | checkpointed | plain twin | published |",
-        "| --- " + "| ---: " * 13 + "|",
+    beside = ("wanted", "plain twin", "published")
+    head = [
+        "",
+        "inference: ours",
+        "counted",
+        *beside,
+        "step: ours",
+        "counted",
+        *beside,
+        "memory: ours",
+        "wanted",
+        "checkpointed",
+        *beside[1:],
     ]
-    with CSV.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            columns = [f"`{row['method']}`"]
-            for what, ours in (("inference", "inference"), ("training", "training")):
-                columns += [
-                    f"**{float(row[ours]):.2f}**",
-                    row[f"{what}_target"],
-                    f"{float(row[f'{what}_plain']):.2f}",
-                    row[f"{what}_published"],
-                ]
-            columns += [f"**{float(row['memory_gb']):.2f}**", row["memory_gb_target"]]
-            columns.append(f"{float(row['memory_checkpoint_gb']):.2f}")
-            columns += [f"{float(row['memory_plain_gb']):.1f}", row["memory_gb_published"]]
-            lines.append(f"| {' | '.join(columns)} |")
-    return "\n".join(lines)
+    lines = [head]
+    for row in latest("speed", "method"):
+        columns = [f"`{row['method']}`"]
+        for what in ("inference", "training"):
+            columns += [f"**{float(row[what]):.2f}**", f"{float(row[f'{what}_counted']):.2f}", row[f"{what}_target"]]
+            columns += [f"{float(row[f'{what}_plain']):.2f}", row[f"{what}_published"]]
+        columns += [f"**{float(row['memory_gb']):.2f}**", row["memory_gb_target"]]
+        columns.append(f"{float(row['memory_checkpoint_gb']):.2f}")
+        columns += [f"{float(row['memory_plain_gb']):.1f}", row["memory_gb_published"]]
+        lines.append(columns)
+    return markdown(lines)
 
 
 def draw(what: str) -> str:
     """The same as a picture."""
-    with CSV.open(encoding="utf-8") as file:
-        groups = {
-            row["method"]: {
-                "ours": float(row[what]),
-                "our plain twin": float(row[f"{what}_plain"]),
-                "published code": float(row[f"{what}_published"]),
-            }
-            for row in csv.DictReader(file)
+    groups = {
+        row["method"]: {
+            "ours": float(row[what]),
+            "our plain twin": float(row[f"{what}_plain"]),
+            "published code": float(row[f"{what}_published"]),
         }
+        for row in latest("speed", "method")
+    }
     return bars(f"{PICTURES[what]}, in times of the bare backbone's forward pass", groups)
+
+
+def write() -> None:
+    """Table and pictures into the documentation."""
+    put(ROOT / PAGE, "speed", table())
+    for what in PICTURES:
+        (ROOT / f"docs/images/speed-{what}.svg").write_text(draw(what), encoding="utf-8")
 
 
 def main() -> None:
@@ -126,17 +142,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="CSV to append to")
-    parser.add_argument("--table", action="store_true", help="put the committed CSV into docs/performance.md")
-    asked = parser.parse_args()
-    if asked.table:
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(f"{page.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{page.split(END)[1]}", encoding="utf-8")
-        for what in PICTURES:
-            (ROOT / f"docs/images/speed-{what}.svg").write_text(draw(what), encoding="utf-8")
-        return
-    if asked.out is None:
-        parser.error("give --out FILE or --table")
+    asked = parse(parser, PAGE, write)
     rate = matrix_rate("cpu", torch.float32)
     for name in asked.methods:
         workload = Workload(name, frames=16 if name == "dist" else 8, batch=asked.batch)
@@ -146,13 +152,7 @@ def main() -> None:
                 row[f"{what}_{column}"] = value
         row |= {"matrix_gflops": round(rate / 1e9, 1), **machine_facts()}
         print(row, flush=True)
-        fresh = not asked.out.exists()
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        with asked.out.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        append_row(asked.out, row)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ ViT-L/14 from a model file of 1.5 GB (with --large, which writes one first).
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from muybridge.measure.machine import machine_facts
+from muybridge.measure.table import append_row
 
 CASES = {
     "python": "pass",
@@ -60,7 +60,7 @@ def main() -> None:
     """A line for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
     parser.add_argument("--large", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -73,16 +73,11 @@ def main() -> None:
         for _ in range(asked.rounds):
             for name, code in cases.items():
                 times[name].append(seconds(code))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    with asked.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        facts = machine_facts()
-        writer.writerow(["case", "seconds", "beyond_torch", *facts])
-        for name, measured in times.items():
-            beyond = median(mine - torch for mine, torch in zip(measured, times["import torch"], strict=True))
-            row = [name, round(median(measured), 3), round(beyond, 3), *facts.values()]
-            print(row[:3])
-            writer.writerow(row)
+    for name, measured in times.items():
+        beyond = median(mine - torch for mine, torch in zip(measured, times["import torch"], strict=True))
+        row = {"case": name, "seconds": round(median(measured), 3), "beyond_torch": round(beyond, 3)}
+        print(*row.values(), sep="\t")
+        append_row(asked.out, {**row, **machine_facts()})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ anew; their ratio shows how far such figures can be trusted.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ import torch
 from muybridge.live.ring import Ring, encodes_once
 from muybridge.measure.machine import machine_facts
 from muybridge.measure.speed import compare, forward, live
+from muybridge.measure.table import append_row
 from muybridge.measure.timing import interleaved
 from muybridge.measure.workload import Workload, random_video
 
@@ -81,13 +81,7 @@ def main() -> None:
         setting = {"method": name, "backbone": asked.backbone, "frames": frames, "size": asked.size}
         row = {**setting, **measure(workload, asked.rounds), "rounds": asked.rounds, **machine_facts()}
         print(row, flush=True)
-        fresh = not asked.out.exists()
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        with asked.out.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        append_row(asked.out, row)
 
 
 if __name__ == "__main__":

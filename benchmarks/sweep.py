@@ -16,7 +16,6 @@ Backbone of ViT-B/16's shape with random weights, 8 frames of 224 px, films of t
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import tempfile
@@ -32,6 +31,7 @@ from muybridge.engine.progress import Progress
 from muybridge.engine.search import search
 from muybridge.engine.train import train
 from muybridge.measure.machine import machine_facts
+from muybridge.measure.table import append_row
 from muybridge.recipes import fit_to_backbone
 from muybridge.structures import Recipe, TrainArgs
 from muybridge.testing.tiny import random_backbone
@@ -114,7 +114,7 @@ def measure(
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("sweep.csv"))
+    parser.add_argument("--out", type=Path, default=Path("sweep.csv"), help="CSV to append to")
     parser.add_argument("--videos", type=int, default=8, help="of each of two classes; a quarter for validation")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=4)
@@ -139,13 +139,10 @@ def main() -> None:
         )
         recipe = fit_to_backbone(Recipe(method="evl", backbone="clip_vitb16", data=str(films), train=settings), info)
         rows = measure(recipe, read_source(films), vit, folder, rates, dropouts, args.halving)
-    with args.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
-        writer.writeheader()
-        measured = {"wait_policy": os.environ.get("OMP_WAIT_POLICY", ""), **machine_facts()}
-        writer.writerows({**row, **measured} for row in rows)
+    measured = {"wait_policy": os.environ.get("OMP_WAIT_POLICY", ""), **machine_facts()}
     for row in rows:
         print(json.dumps(row))
+        append_row(args.out, {**dict.fromkeys(FIELDS), **row, **measured})
     print(
         f"{rows[1]['fit']} settings on one cache, its computing included, in the time of one training from files "
         f"({rows[1]['fit_cpu']} by CPU seconds)."

@@ -12,7 +12,6 @@ Memory is the largest resident memory of the process, libraries and all.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import multiprocessing
 import resource
@@ -28,14 +27,13 @@ from muybridge.backbones.weights import load_backbone
 from muybridge.demo.films import write_films
 from muybridge.engine.train import train
 from muybridge.measure.machine import machine_facts
+from muybridge.measure.table import append_row, read_rows
 from muybridge.recipes import fit_to_backbone
-from muybridge.structures import Recipe, Sampling, Transform
 from muybridge.video.dataset import read_source
-from train_methods import CROPS, FRAMES, SETTINGS, SIX
+from pages import RESULTS, ROOT, markdown, parse, put
+from train_methods import SETTINGS, SIX, recipe_of
 
-ROOT = Path(__file__).parents[1]
-COSTS, ACCURACIES = ROOT / "benchmarks/results/train_costs.csv", ROOT / "benchmarks/results/train_methods.csv"
-PAGE, BEGIN, END = ROOT / "docs/training.md", "<!-- costs: begin -->", "<!-- costs: end -->"
+PAGE = "docs/training.md"
 CACHES = dict.fromkeys(("probe", "evl", "dist"), ("none", "memory"))
 WORDS = {
     "probe": "`probe`",
@@ -49,18 +47,11 @@ WORDS = {
 
 def cost(name: str, cache: str, epochs: int, videos: Path, folder: Path) -> dict[str, object]:
     """One training, in this process."""
-    options, args = SETTINGS[name]
+    _, args = SETTINGS[name]
     views = {"fixed_views": 1, "cache": cache} if cache != "none" else {"fixed_views": 0, "cache": "none"}
     args = replace(args, epochs=epochs, workers=0, evaluate_every=epochs, warmup=0, **views)
     vit, info = load_backbone("vits14_imgfocus")
-    recipe = Recipe(
-        method="evl" if name == "full" else name,
-        options=options,
-        data=str(videos),
-        sampling=Sampling(frames=FRAMES.get(name, 8)),
-        transform=CROPS.get(name, Transform(size=(84, 84), crop="center")),
-        train=args,
-    )
+    recipe = recipe_of(name, args, videos)
     source = read_source(videos)
     begun = time.perf_counter()
     result = train(fit_to_backbone(recipe, info), folder / f"{name}-{cache}", source, vit)
@@ -82,28 +73,22 @@ def cost(name: str, cache: str, epochs: int, videos: Path, folder: Path) -> dict
 def table() -> str:
     """Costs beside accuracies, in Markdown."""
     accuracies = defaultdict(list)
-    with ACCURACIES.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            accuracies[row["method"]].append((100 * float(row["top1"]), 100 * float(row["within_twins"])))
+    for row in read_rows(RESULTS / "train_methods.csv"):
+        accuracies[row["method"]].append((100 * float(row["top1"]), 100 * float(row["within_twins"])))
     rows: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
-    with COSTS.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows[row["setting"]][row["cache"]] = row
-    lines = [
-        "| | top-1 | within twins | trainable | seconds an epoch | with a cache | peak memory | with a cache |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    for row in read_rows(RESULTS / "train_costs.csv"):
+        rows[row["setting"]][row["cache"]] = row
+    head = ["", "top-1", "within twins", "trainable", "seconds an epoch", "with a cache", "peak memory", "with a cache"]
+    lines = [head]
     for name, ways in rows.items():
         seen = accuracies[name]
         top, twins = (f"{mean(values):.1f} %" for values in zip(*seen, strict=True)) if seen else ("-", "-")
         plain, cached = ways["none"], ways.get("memory")
         quick = f"{float(cached['seconds_an_epoch']):.2f}" if cached else "-"
-        lines.append(
-            f"| {WORDS[name]} | {top} | {twins} | {int(plain['trainable']) / 1e6:.2f} M "
-            f"| {float(plain['seconds_an_epoch']):.1f} | {quick} "
-            f"| {plain['peak_gb']} GB | {cached['peak_gb'] + ' GB' if cached else '-'} |"
-        )
-    return "\n".join(lines)
+        costs = [f"{int(plain['trainable']) / 1e6:.2f} M", f"{float(plain['seconds_an_epoch']):.1f}", quick]
+        memory = [f"{plain['peak_gb']} GB", f"{cached['peak_gb']} GB" if cached else "-"]
+        lines.append([WORDS[name], top, twins, *costs, *memory])
+    return markdown(lines)
 
 
 def main() -> None:
@@ -111,18 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", default=list(WORDS), choices=list(WORDS))
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="CSV to append to")
-    parser.add_argument(
-        "--table", action="store_true", help="put the table of the committed CSVs into docs/training.md"
-    )
-    asked = parser.parse_args()
-    if asked.table:
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(f"{page.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{page.split(END)[1]}", encoding="utf-8")
-        return
-    if asked.out is None:
-        parser.error("give --out FILE or --table")
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked = parse(parser, PAGE, lambda: put(ROOT / PAGE, "costs", table()))
     with tempfile.TemporaryDirectory() as folder:
         videos = write_films(Path(folder) / "videos", SIX, train=40, val=20, seed=0, workers=2)
         for name in asked.settings:
@@ -130,12 +104,7 @@ def main() -> None:
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                     row = pool.submit(cost, name, cache, asked.epochs, videos, Path(folder)).result()
                 print(row, flush=True)
-                fresh = not asked.out.exists()
-                with asked.out.open("a", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, list(row))
-                    if fresh:
-                        writer.writeheader()
-                    writer.writerow(row)
+                append_row(asked.out, row)
 
 
 if __name__ == "__main__":

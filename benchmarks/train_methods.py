@@ -11,7 +11,6 @@ own. Films of 40 training and 20 validation videos a class, 8 frames of 84 px, b
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import tempfile
@@ -27,6 +26,7 @@ from muybridge.demo.run import within_twins
 from muybridge.engine.progress import Progress
 from muybridge.engine.train import train
 from muybridge.measure.machine import processor
+from muybridge.measure.table import append_row
 from muybridge.recipes import fit_to_backbone
 from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
 from muybridge.video.dataset import read_source
@@ -73,10 +73,6 @@ SETTINGS = {
         ),
     ),
 }
-FIELDS = (  # noqa: SIM905 - shorter so
-    "method,seed,classes,train_videos,val_videos,epochs,batch_size,lr,precision,top1,within_twins,trainable,"
-    "training_seconds,total_seconds,machine,cores,threads,torch,python,options"
-).split(",")
 
 
 class Lines(Progress):
@@ -89,19 +85,24 @@ class Lines(Progress):
         print(f"  {time.perf_counter() - self.begun:6.0f} s  {text}", flush=True)
 
 
+def recipe_of(name: str, args: TrainArgs, videos: Path) -> Recipe:
+    """How a setting is trained on the films."""
+    return Recipe(
+        method="evl" if name == "full" else name,
+        options=SETTINGS[name][0],
+        data=str(videos),
+        sampling=Sampling(frames=FRAMES.get(name, 8)),
+        transform=CROPS.get(name, Transform(size=(84, 84), crop="center")),
+        train=args,
+    )
+
+
 def run(method: str, seed: int, folder: Path, videos: Path, changes: dict[str, object]) -> dict[str, object]:
     """Train one method with one seed."""
     options, args = SETTINGS[method]
     args = replace(args, seed=seed, workers=0, **changes)
     vit, info = load_backbone("vits14_imgfocus")
-    recipe = Recipe(
-        method="evl" if method == "full" else method,
-        options=options,
-        data=str(videos),
-        sampling=Sampling(frames=FRAMES.get(method, 8)),
-        transform=CROPS.get(method, Transform(size=(84, 84), crop="center")),
-        train=args,
-    )
+    recipe = recipe_of(method, args, videos)
     source = read_source(videos)
     begun = time.perf_counter()
     result = train(fit_to_backbone(recipe, info), folder / f"{method}-{seed}", source, vit, Lines())
@@ -140,19 +141,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="CSV to append to")
     asked = parser.parse_args()
     changes = {name: value for name in ("epochs", "lr") if (value := getattr(asked, name)) is not None}
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         with tempfile.TemporaryDirectory() as folder:
             videos = write_films(Path(folder) / "videos", SIX, train=40, val=20, seed=seed, workers=2)
             for method in asked.methods:
                 row = run(method, seed, Path(folder), videos, changes)
                 print(row, flush=True)
-                fresh = not asked.out.exists()
-                with asked.out.open("a", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, FIELDS)
-                    if fresh:
-                        writer.writeheader()
-                    writer.writerow(row)
+                append_row(asked.out, row)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,17 @@ def test_table_and_csv(tmp_path, capsys):
     assert rows[0]["machine"]
 
 
+@pytest.mark.parametrize("more", [[], ["--data", "folder"]])
+def test_a_table_of_something_else_is_refused_before_anything_is_measured(tmp_path, capsys, more):
+    file = tmp_path / "times.csv"
+    file.write_text("model,batch,speed\nmine,2,3\n")
+    assert run(["benchmark", "evl", "--csv", str(file), *more]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "it has besides speed" in said.err.replace("\n", " ")
+    assert file.read_text() == "model,batch,speed\nmine,2,3\n"
+
+
 def test_json_with_training_steps(capsys):
     assert run(["benchmark", "probe", *SMALL, "--train", "--ways", "eager,train,train-cached", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

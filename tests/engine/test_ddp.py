@@ -4,7 +4,7 @@ import json
 from itertools import chain
 
 import pytest
-from together import backbone, distance, recipe_of, together
+from together import backbone, distance, recipe_of, same_course, together
 
 from muybridge.engine.batches import batch_keys, batches_in_epoch, epoch_batches
 from muybridge.engine.processes import Processes
@@ -42,13 +42,7 @@ def test_two_processes_equal_one(videos, tmp_path, method):
     said = [line for line in first.splitlines() if line.startswith("epoch ")]
     assert len(said) == 2
     assert not [line for line in second.splitlines() if line.startswith("epoch ")], "only the first process speaks"
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    ]
-    for ours, theirs in zip(*lines, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-        assert (ours["accuracy"], ours["val_top1"]) == (theirs["accuracy"], theirs["val_top1"])
+    same_course(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow

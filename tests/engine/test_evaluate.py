@@ -11,12 +11,12 @@ from muybridge.engine import evaluate as evaluate_module
 from muybridge.engine.batches import Batch
 from muybridge.engine.evaluate import EvaluateArgs, Evaluation, evaluate, evaluate_data, with_views, write_evaluation
 from muybridge.engine.processes import is_first, join_processes
-from muybridge.engine.train import train
 from muybridge.errors import BadInput, UnknownName
 from muybridge.loading import load
 from muybridge.methods import build_method
-from muybridge.structures import Item, Recipe, Sampling, TrainArgs, Transform
+from muybridge.structures import Item, Sampling
 from muybridge.testing.tiny import random_backbone, tiny_backbones
+from trainings import trained
 
 SCORES = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
 EVALUATION = Evaluation(SCORES, torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 3, 4]), ("b.mp4: broken",))
@@ -79,15 +79,7 @@ def test_nothing_readable_is_told():
 def run(videos, tmp_path_factory):
     """A probe on a tiny random backbone, one epoch."""
     folder = tmp_path_factory.mktemp("evaluate") / "run"
-    recipe = Recipe(
-        method="probe",
-        backbone="custom",
-        data=str(videos),
-        sampling=Sampling(frames=4),
-        transform=Transform(size=(32, 32)),
-        train=TrainArgs(epochs=1, workers=0),
-    )
-    return train(recipe, folder, backbone=random_backbone(tiny_backbones()["dinov2"]))
+    return trained(videos, folder)
 
 
 def test_a_data_set_gives_what_the_training_saw(run, videos):

@@ -16,11 +16,9 @@ from muybridge.engine.evaluate import EvaluateArgs, evaluate_data
 from muybridge.engine.order import order_diagnostics
 from muybridge.engine.predictions import read_evaluation
 from muybridge.engine.processes import Processes, join_processes
-from muybridge.engine.train import train
 from muybridge.errors import BadInput
 from muybridge.loading import load
-from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
-from muybridge.testing.tiny import random_backbone, tiny_backbones
+from trainings import trained
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])
@@ -46,15 +44,7 @@ def test_batches_are_dealt_without_a_remainder_or_a_double(run, videos, monkeypa
 @pytest.fixture(scope="module")
 def run(videos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes") / "run"
-    recipe = Recipe(
-        method="probe",
-        backbone="custom",
-        data=str(videos),
-        sampling=Sampling(frames=2),
-        transform=Transform(size=(32, 32)),
-        train=TrainArgs(epochs=1, workers=0),
-    )
-    return train(recipe, folder, backbone=random_backbone(tiny_backbones()["dinov2"])).folder
+    return trained(videos, folder, frames=2).folder
 
 
 def together(count, *arguments):

@@ -21,6 +21,7 @@ from muybridge.engine.progress import Progress
 from muybridge.engine.train import resume, train
 from muybridge.errors import BadInput, CheckpointError, MissingFile
 from muybridge.structures import Recipe
+from trainings import StopAfter
 
 TIMES = ("seconds", "meter", "videos_per_second", "data_wait", "memory_gb")
 
@@ -96,23 +97,6 @@ def test_forty_kills(processes, videos, tmp_path, whole):
     plan += [("never", 0, rng.uniform(0.1, 2.5)) for _ in range(30)]
     rng.shuffle(plan)
     kill_and_compare(processes, videos, tmp_path, plan, whole)
-
-
-class StopAfter(Heard):
-    """Ctrl-C after a number of training batches."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.left = batches
-
-    def start(self, title, total):
-        self.training = title.startswith("epoch")
-
-    def advance(self, amount, **figures):
-        if self.training and figures:
-            self.left -= 1
-            if self.left == 0:
-                signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from muybridge.engine.progress import Progress
 from muybridge.engine.train import resume, train
 from muybridge.errors import BadInput
 from muybridge.recipes import validate
-from muybridge.structures import Output, Recipe, Sampling, TrainArgs, Transform
+from muybridge.structures import Output, TrainArgs
 from muybridge.testing.tiny import random_backbone, tiny_backbones
 from muybridge.video.dataset import Source
+from trainings import probe_recipe
 
 BOTH = TrainArgs(mixup=0.8, cutmix=1.0)
 SIZE = (20, 30)
@@ -154,18 +155,8 @@ def test_loss_of_soft_targets_is_that_of_labels_where_nothing_is_mixed(smoothing
 
 @pytest.fixture
 def recipe(videos):
-    return validate(
-        Recipe(
-            method="probe",
-            backbone="custom",
-            data=str(videos),
-            sampling=Sampling(frames=2),
-            transform=Transform(size=(32, 32)),
-            train=TrainArgs(
-                epochs=2, batch_size=4, accumulate=2, workers=0, mixup=0.8, cutmix=1.0, label_smoothing=0.1
-            ),
-        )
-    )
+    args = {"epochs": 2, "batch_size": 4, "accumulate": 2, "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
+    return validate(probe_recipe(videos, frames=2, **args))
 
 
 def backbone():

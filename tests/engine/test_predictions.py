@@ -18,11 +18,10 @@ from muybridge.engine.evaluate import EvaluateArgs, evaluate_data
 from muybridge.engine.interrupt import Interrupted
 from muybridge.engine.predictions import FILES, Rows, hash_of_items, is_evaluation, join_rows, read_evaluation
 from muybridge.engine.progress import Progress
-from muybridge.engine.train import train
 from muybridge.errors import BadInput, CheckpointError, MissingFile
 from muybridge.loading import load
-from muybridge.structures import Item, Recipe, Sampling, TrainArgs, Transform
-from muybridge.testing.tiny import random_backbone, tiny_backbones
+from muybridge.structures import Item
+from trainings import trained
 
 PAIR = EvaluateArgs(batch_size=2)
 
@@ -30,15 +29,7 @@ PAIR = EvaluateArgs(batch_size=2)
 @pytest.fixture(scope="module")
 def run(videos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predictions") / "run"
-    recipe = Recipe(
-        method="probe",
-        backbone="custom",
-        data=str(videos),
-        sampling=Sampling(frames=2),
-        transform=Transform(size=(32, 32)),
-        train=TrainArgs(epochs=1, workers=0),
-    )
-    return train(recipe, folder, backbone=random_backbone(tiny_backbones()["dinov2"])).folder
+    return trained(videos, folder, frames=2).folder
 
 
 class Counting(Progress):

@@ -19,9 +19,10 @@ from muybridge.errors import BadInput, CheckpointError
 from muybridge.loading import load
 from muybridge.methods import build_method
 from muybridge.recogniser import Recogniser
-from muybridge.structures import Item, Recipe, Sampling, TrainArgs, Transform
+from muybridge.structures import Item, Sampling, Transform
 from muybridge.testing.tiny import random_backbone, tiny_backbones
 from muybridge.video.sources import read_source
+from trainings import probe_recipe
 
 ITEMS = tuple(Item(f"/x/{label}/{i}", label, f"{label}/{i}.mp4") for label in range(3) for i in range(4 + 6 * label))
 
@@ -83,14 +84,7 @@ def backbone():
 
 @pytest.fixture
 def recipe(videos):
-    return Recipe(
-        method="probe",
-        backbone="custom",
-        data=str(videos),
-        sampling=Sampling(frames=2),
-        transform=Transform(size=(32, 32)),
-        train=TrainArgs(epochs=2, batch_size=4, workers=0, seed=3),
-    )
+    return probe_recipe(videos, frames=2, epochs=2, batch_size=4, seed=3)
 
 
 class Told(Progress):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from together import Loud, backbone, distance, recipe_of, together
+from together import Loud, backbone, distance, recipe_of, same_course, together
 
 from muybridge.backbones.weights import backbone_sha256
 from muybridge.engine.checkpoint import load_model, read_spec
@@ -130,13 +130,7 @@ def test_a_sharded_training_equals_one_that_is_not(videos, tmp_path):
     model, spec, _ = load_model(tmp_path / "two")
     assert spec.backbone_sha256 == backbone_sha256(backbone()) == backbone_sha256(model.backbone)
     assert (tmp_path / "two/model.safetensors").stat().st_size == (tmp_path / "one/model.safetensors").stat().st_size
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    ]
-    for ours, theirs in zip(*lines, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-        assert (ours["accuracy"], ours["val_top1"]) == (theirs["accuracy"], theirs["val_top1"])
+    same_course(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow

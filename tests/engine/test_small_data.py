@@ -15,27 +15,14 @@ from muybridge.engine.small_data import FEWEST, MOST, STEPS, auto_epochs, balanc
 from muybridge.engine.train import resume, train
 from muybridge.errors import BadInput
 from muybridge.recipes import check, override, read_recipe, validate
-from muybridge.structures import Item, Output, Recipe, Sampling, TrainArgs, Transform
-from muybridge.testing.tiny import random_backbone, tiny_backbones
+from muybridge.structures import Item, Output, Recipe, TrainArgs
 from muybridge.video.dataset import read_source
-
-
-def backbone():
-    return random_backbone(tiny_backbones()["dinov2"])
+from trainings import backbone, probe_recipe
 
 
 @pytest.fixture
 def recipe(videos):
-    return validate(
-        Recipe(
-            method="probe",
-            backbone="custom",
-            data=str(videos),
-            sampling=Sampling(frames=4),
-            transform=Transform(size=(32, 32)),
-            train=TrainArgs(epochs=3, batch_size=5, workers=0),
-        )
-    )
+    return validate(probe_recipe(videos, epochs=3, batch_size=5))
 
 
 def with_train(recipe, **changes):

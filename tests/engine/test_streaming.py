@@ -15,7 +15,6 @@ from muybridge.engine.features import video_halves
 from muybridge.engine.interrupt import Interrupted
 from muybridge.engine.last import load_last
 from muybridge.engine.processes import Processes
-from muybridge.engine.progress import Progress
 from muybridge.engine.streaming import StreamBatches
 from muybridge.engine.train import resume, train
 from muybridge.errors import BadInput
@@ -23,6 +22,7 @@ from muybridge.recipes import check
 from muybridge.structures import Sampling, SourceArgs, Transform
 from muybridge.video import stream as stream_module
 from muybridge.video.dataset import VideoDataset, read_source
+from trainings import StopAfter
 
 SHARDS = (4, 1, 7, 3)  # videos in each
 STREAM = SourceArgs(stream=True, stream_buffer=4)
@@ -151,22 +151,6 @@ def test_unreadable_videos_are_told_once(shards, tmp_path):
     assert len(errors) == 3
 
 
-class Stop(Progress):
-    """SIGTERM after a number of training batches."""
-
-    def __init__(self, after):
-        self.left = after
-
-    def start(self, title, total):
-        self.training = title.startswith("epoch")
-
-    def advance(self, amount, **figures):
-        if self.training and figures:
-            self.left -= 1
-            if self.left == 0:
-                signal.raise_signal(signal.SIGTERM)
-
-
 def weights(folder):
     state = load_last(folder)
     return {**state["tensors"], **state["average"]["tensors"]}
@@ -177,7 +161,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(shards, tmp_path, w
     recipe = replace(recipe_of(shards, "probe", accumulate=1, workers=workers, mixup=0.8), source=STREAM)
     train(recipe, tmp_path / "whole", backbone=backbone())
     with pytest.raises(Interrupted, match="epoch 2 after 3 batches"):
-        train(recipe, tmp_path / "cut", backbone=backbone(), progress=Stop(11))
+        train(recipe, tmp_path / "cut", backbone=backbone(), progress=StopAfter(11, signal.SIGTERM))
     resume(tmp_path / "cut", backbone())
     ours, theirs = weights(tmp_path / "cut"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -13,26 +13,13 @@ from muybridge.engine.trackers import check_tracker, flat
 from muybridge.engine.train import train
 from muybridge.errors import BadInput, UnknownName
 from muybridge.recipes import override, validate
-from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
-from muybridge.testing.tiny import random_backbone, tiny_backbones
-
-
-def backbone():
-    return random_backbone(tiny_backbones()["dinov2"])
+from muybridge.structures import Recipe
+from trainings import backbone, probe_recipe
 
 
 @pytest.fixture
 def recipe(videos):
-    return validate(
-        Recipe(
-            method="probe",
-            backbone="custom",
-            data=str(videos),
-            sampling=Sampling(frames=4),
-            transform=Transform(size=(32, 32)),
-            train=TrainArgs(epochs=2, batch_size=5, workers=0),
-        )
-    )
+    return validate(probe_recipe(videos, epochs=2, batch_size=5))
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])

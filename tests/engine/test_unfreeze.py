@@ -20,8 +20,9 @@ from muybridge.engine.unfreeze import backbone_groups, reached_by_gradient, unfr
 from muybridge.errors import BadInput
 from muybridge.methods import METHODS
 from muybridge.recipes import check, validate
-from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
+from muybridge.structures import Recipe, TrainArgs
 from muybridge.testing.tiny import random_backbone, tiny_backbones
+from trainings import probe_recipe
 
 CASES = [(name, family) for name in METHODS for family in BACKBONES]
 
@@ -142,16 +143,7 @@ def test_cache_is_refused():
 
 @pytest.fixture
 def recipe(videos):
-    return validate(
-        Recipe(
-            method="probe",
-            backbone="custom",
-            data=str(videos),
-            sampling=Sampling(frames=4),
-            transform=Transform(size=(32, 32)),
-            train=TrainArgs(epochs=2, batch_size=4, workers=0, unfreeze="last:1", backbone_lr=1e-3, slim=True),
-        )
-    )
+    return validate(probe_recipe(videos, epochs=2, batch_size=4, unfreeze="last:1", backbone_lr=1e-3, slim=True))
 
 
 def test_the_changed_backbone_is_saved_with_its_own_hash(recipe, tmp_path):

@@ -131,5 +131,13 @@ def distance(one, other):
     )
 
 
+def same_course(one, other):
+    """That two runs tell the same figures of every epoch."""
+    both = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)]
+    for ours, theirs in zip(*both, strict=True):
+        assert abs(ours["loss"] - theirs["loss"]) <= 1e-5
+        assert (ours["accuracy"], ours["val_top1"]) == (theirs["accuracy"], theirs["val_top1"])
+
+
 if __name__ == "__main__":
     main(*sys.argv[1:])

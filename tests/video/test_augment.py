@@ -1,7 +1,6 @@
 """What is changed in a training video: in which order, how often, by how much, and the same in all of its frames."""
 
 import colorsys
-import math
 from collections import Counter
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
+from plainly import noise, resize_plainly
 
 from muybridge.errors import BadInput
 from muybridge.recipes import published_recipe
@@ -31,10 +31,6 @@ RECIPES = {
 }
 
 
-def noise(frames=3, height=40, width=56, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
-
-
 def smooth(frames=3, height=40, width=56, seed=0):
     coarse = noise(frames, 5, 7, seed)
     return np.stack([np.asarray(Image.fromarray(frame).resize((width, height))) for frame in coarse])
@@ -43,23 +39,6 @@ def smooth(frames=3, height=40, width=56, seed=0):
 def pixels(video):
     """[T, 3, h, w] in 0..1 -> [T, h, w, 3] in 0..255."""
     return (video * 255).permute(0, 2, 3, 1).numpy()
-
-
-def resize_plainly(frame, height, width):
-    """Bilinear without a low-pass, in float64: [H, W, 3] -> [height, width, 3]."""
-
-    def weights(old, new):
-        matrix = np.zeros((new, old))
-        for place in range(new):
-            source = max((place + 0.5) * old / new - 0.5, 0)
-            low = min(math.floor(source), old - 1)
-            matrix[place, low] += 1 - (source - low)
-            matrix[place, min(low + 1, old - 1)] += source - low
-        return matrix
-
-    return np.einsum(
-        "yh,hwc,xw->yxc", weights(frame.shape[0], height), frame, weights(frame.shape[1], width), optimize=True
-    )
 
 
 # Order

@@ -9,6 +9,7 @@ from films import FILMS
 
 from muybridge.errors import BadInput, UnknownName, VideoError
 from muybridge.structures import Item, SourceArgs
+from muybridge.video import torchcodec as torchcodec_module
 from muybridge.video.opening import open_item
 
 TORCHCODEC = SourceArgs(decoder="torchcodec")
@@ -77,6 +78,18 @@ def test_not_installed(film_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     monkeypatch.delitem(sys.modules, "torchcodec.decoders", raising=False)
     with pytest.raises(BadInput, match=r"pip install 'muybridge\[torchcodec\]'"):
+        open_item(Item(str(film_path("b_frames.mp4")), 0, "b"), TORCHCODEC)
+
+
+def test_a_build_for_cuda_without_cuda(film_path, monkeypatch):
+    def broken(name):
+        try:
+            raise OSError("libnvrtc.so.13: cannot open shared object file: No such file or directory")
+        except OSError as error:
+            raise OSError("Could not load this library: libtorchcodec_image.so") from error
+
+    monkeypatch.setattr(torchcodec_module, "import_module", broken)
+    with pytest.raises(BadInput, match=r"for CUDA, .* \(libnvrtc.so.13\)\. .* pip install torchcodec==0\.13\.0"):
         open_item(Item(str(film_path("b_frames.mp4")), 0, "b"), TORCHCODEC)
 
 

@@ -199,7 +199,7 @@ class PatchEmbed(nn.Module):
 def patches_of(images: Tensor, patch: tuple[int, ...]) -> Tensor:
     """[N, 3, H, W] -> [N, rows * columns, 3 * height * width of a patch], row by row; what fills no patch is dropped.
 
-    Fast: one matrix product with them is the patches' convolution, in 0.75 of its time on a CPU.
+    Fast: one matrix product with them is the patches' convolution, in 0.85 of its time on a CPU.
     """
     (height, width), (rows, columns) = patch, (images.shape[2] // patch[0], images.shape[3] // patch[1])
     whole = images[:, :, : rows * height, : columns * width]

@@ -76,6 +76,47 @@ class Loading:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class Setup:
+    """What is trained, and on which videos.
+
+    Attributes:
+        data: the videos; a folder, one list, or a pattern of archives (docs/data-sets.md).
+        method: a name of `muybridge list methods` (default: evl).
+        backbone: a name of `muybridge list backbones` (default: clip_vitb16).
+        weights: a file with the backbone's weights, for example downloaded by hand.
+        recipe: where to start: a published recipe's name (`muybridge list recipes`) or a JSON or YAML file, such as the
+            recipe.json of a run.
+        labels: for a method that compares videos with texts (ila, dist): what to call the classes, in the order of
+            their names, separated by commas or one a line in a file. (--label, without s, chooses between the verbs
+            and the nouns of EPIC-KITCHENS.)
+    """
+
+    data: str | None = None
+    method: str | None = None
+    backbone: str | None = None
+    weights: Path | None = None
+    recipe: str | None = None
+    labels: str | None = None
+
+    def fields(self) -> dict[str, object]:
+        """Those that are fields of a recipe by their own names; None: not given."""
+        return {"data": self.data, "method": self.method, "backbone": self.backbone, "weights": self.weights}
+
+    def texts(self) -> tuple[str, ...] | None:
+        """What to call the classes; None: by their names.
+
+        Raises:
+            BadInput: `verb` or `noun`, which is --label's.
+        """
+        if self.labels in ("verb", "noun"):
+            raise BadInput(
+                f"--labels names the classes; for the {self.labels}s of EPIC-KITCHENS give --label {self.labels}."
+            )
+        return parse_labels(self.labels)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class Reading:
     """How the videos of a data set are found and read: short forms of --source.*; what is not given is the default.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv as csv_module
 import json as json_module
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from muybridge.errors import BadInput
 
 READING = Reading()
 VIEWS = (25, 100, 400)  # videos a second that a device may train
+STAGE = ("what", "value", "unit")  # columns of a figure of --data
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def benchmark(
 
     from muybridge.engine.device import pick_device
     from muybridge.measure.machine import machine_facts
-    from muybridge.measure.speed import STEPS, WAYS, inference, pick_ways, training
+    from muybridge.measure.speed import STEPS, WAYS, Figure, inference, pick_ways, training
+    from muybridge.measure.table import append_row, check_columns
 
     for name, value in (("batch", batch), ("rounds", rounds)):
         if value < 1:
@@ -87,39 +89,33 @@ def benchmark(
     if threads:
         torch.set_num_threads(threads)
     where = pick_device(device)
+    if data is not None and (train or ways):
+        raise BadInput("--data times a whole training by its stages; leave --train and --ways out.")
+    if csv is not None:  # asked now, not when all has been measured
+        own = STAGE if data is not None else [field.name for field in fields(Figure)]
+        check_columns(csv, ["model", "batch", *own, *machine_facts(where)])
     if data is not None:
-        if train or ways:
-            raise BadInput("--data times a whole training by its stages; leave --train and --ways out.")
         rows = _pipeline(
             model, backbone, frames, size, where, data, reading, _Asked(batch, rounds, _numbers(workers), json)
         )
-        if csv is not None:
-            _append(csv, rows)
-        if json:
-            print(json_module.dumps(rows))
-        return
-    method, described = _subject(model, backbone, frames, size, classes, where)
-    both = {**WAYS, **STEPS} if train else WAYS
-    chosen = pick_ways(ways, both) if ways else ("eager", *(("train",) if train else ()))
-    if ways == "all":
-        chosen = tuple(way for way in chosen if _fits(way, method, where))
-    forward, steps = ([way for way in chosen if way in names] for names in (WAYS, STEPS))
-    figures = inference(method, forward, batch, rounds) if forward else []
-    if steps:
-        figures += training(method, steps, batch, rounds)[1 if figures else 0 :]
-    rows = [{"model": described, "batch": batch, **figure.row(), **machine_facts(where)} for figure in figures]
-    if csv is not None:
-        _append(csv, rows)
+    else:
+        method, described = _subject(model, backbone, frames, size, classes, where)
+        both = {**WAYS, **STEPS} if train else WAYS
+        chosen = pick_ways(ways, both) if ways else ("eager", *(("train",) if train else ()))
+        if ways == "all":
+            chosen = tuple(way for way in chosen if _fits(way, method, where))
+        forward, steps = ([way for way in chosen if way in names] for names in (WAYS, STEPS))
+        figures = inference(method, forward, batch, rounds) if forward else []
+        if steps:
+            figures += training(method, steps, batch, rounds)[1 if figures else 0 :]
+        rows = [{"model": described, "batch": batch, **figure.row(), **machine_facts(where)} for figure in figures]
+        if not json:
+            _say(rows)
     if json:
         print(json_module.dumps(rows))
-        return
-    facts = machine_facts(where)
-    print(f"{described}, batches of {batch}; {facts['machine']}, {facts['threads']} threads, torch {facts['torch']}")
-    Console().print(_table(rows))
-    print(
-        "x bare: times of the backbone's own forward pass on the same frames. of peak: of what a large matrix product\n"
-        "reaches here. difference: of the logits, of the largest one; *: the five best classes are not the same."
-    )
+    if csv is not None:
+        for row in rows:
+            append_row(csv, row)
 
 
 def _subject(model: str, backbone: str, frames: int, size: int, classes: int, device: Any) -> tuple[Any, str]:
@@ -163,15 +159,14 @@ def _pipeline(
     rows: list[dict[str, Any]] = []
 
     def add(what: str, value: float, unit: str, note: str = "") -> None:
-        rows.append({"model": described, "batch": batch, "what": what, "value": round(value, 4), "unit": unit, **facts})
+        figure = dict(zip(STAGE, (what, round(value, 4), unit), strict=True))
+        rows.append({"model": described, "batch": batch, **figure, **facts})
         if not asked.json:
             digits = {"cores": 0, "%": 1}.get(unit, 3 if value < 1 else 1)
             print(f"{what:50} {value:8.{digits}f} {unit}{'  ' + note if note else ''}", flush=True)
 
     if not asked.json:
-        print(
-            f"{described}, batches of {batch}; {facts['machine']}, {facts['threads']} threads, torch {facts['torch']}"
-        )
+        print(f"{described}, batches of {batch}; {_machine(facts)}")
         print(f"{len(source.train)} training videos: {source.how}")
     costs = stages(halves["workers"], stepper, batch, asked.rounds)
     for name, value in costs.milliseconds().items():
@@ -220,14 +215,19 @@ def _fits(way: str, method: Any, device: Any) -> bool:
     return way != "int8" or device.type == "cpu"
 
 
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    fresh = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv_module.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+def _say(rows: list[dict[str, Any]]) -> None:
+    """The figures of all ways as a table."""
+    first = rows[0]
+    print(f"{first['model']}, batches of {first['batch']}; {_machine(first)}")
+    Console().print(_table(rows))
+    print(
+        "x bare: times of the backbone's own forward pass on the same frames. of peak: of what a large matrix product\n"
+        "reaches here. difference: of the logits, of the largest one; *: the five best classes are not the same."
+    )
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return f"{facts['machine']}, {facts['threads']} threads, torch {facts['torch']}"
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

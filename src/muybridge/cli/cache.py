@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from muybridge.cli.app import Fields, Reading, app, complain, parse_labels
+from muybridge.cli.app import Fields, Reading, Setup, app, complain
 from muybridge.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,19 +19,14 @@ if TYPE_CHECKING:
     from muybridge.engine.writing import Spread
     from muybridge.structures import Recipe
 
-READING = Reading()
+READING, SETUP = Reading(), Setup()
 SHOWN = 12  # characters of a key
 
 
 @app.command
 def cache(
     *,
-    data: str | None = None,
-    method: str | None = None,
-    backbone: str | None = None,
-    weights: Path | None = None,
-    recipe: str | None = None,
-    labels: str | None = None,
+    setup: Setup = SETUP,
     views: int | None = None,
     folder: Path | None = None,
     list: bool = False,
@@ -50,12 +45,6 @@ def cache(
     computed is found again by everything that it depends on; a command that was stopped goes on where it was.
 
     Args:
-        data: the videos, as for `train`.
-        method: a name of `muybridge list methods` (default: evl).
-        backbone: a name of `muybridge list backbones` (default: clip_vitb16).
-        weights: a file with the backbone's weights.
-        recipe: where to start: a published recipe's name or a JSON or YAML file.
-        labels: as for `train`.
         views: fixed random draws of every training video; short for --train.fixed_views (default: 1).
         folder: of all features; short for --train.cache_folder (default: in the user's cache).
         list: show what is there.
@@ -74,20 +63,19 @@ def cache(
     if engine == "local" and given:
         raise BadInput(f"--{next(iter(given)).replace('_', '-')} is for workers of Ray: give --engine ray too.")
 
-    named: dict[str, Any] = {"data": data, "method": method, "backbone": backbone, "weights": weights}
-    named |= {"train.fixed_views": views, "train.cache_folder": folder}
+    named = setup.fields() | {"train.fixed_views": views, "train.cache_folder": folder}
     changes = {name: str(value) for name, value in named.items() if value is not None}
     for name, value in (*reading.fields().items(), *(fields or {}).items()):
         if name in changes:
             raise BadInput(f"--{name} and its short form are both given; give one.")
         changes[name] = value
     if list or clear is not None:
-        if data or (list and clear is not None):
+        if setup.data or (list and clear is not None):
             raise BadInput("Give one of --data, --list and --clear.")
         root = features_folder(changes.get("train.cache_folder", ""))
         _remove(root, clear, json) if clear is not None else _show(root, json)
         return
-    _compute(changes, backbone, recipe, labels, json, given if engine == "ray" else None)
+    _compute(changes, setup, json, given if engine == "ray" else None)
 
 
 def with_disk_cache(setting: Recipe) -> Recipe:
@@ -107,9 +95,7 @@ def with_disk_cache(setting: Recipe) -> Recipe:
 
 def _compute(
     changes: dict[str, str],
-    backbone: str | None,
-    recipe: str | None,
-    labels: str | None,
+    setup: Setup,
     json: bool,
     team: dict[str, Any] | None,
 ) -> None:
@@ -121,7 +107,7 @@ def _compute(
     from muybridge.structures import Recipe
     from muybridge.video.sources import read_source
 
-    start = find_recipe(recipe) if recipe is not None else Recipe()
+    start = find_recipe(setup.recipe) if setup.recipe is not None else Recipe()
     setting = with_disk_cache(validate(override(start, changes)))
     check(setting)
     if setting.init.model:
@@ -132,14 +118,14 @@ def _compute(
     if not setting.data:
         raise BadInput("Give the videos with --data DIR, for example a folder with one folder of files per class.")
     source = read_source(setting.data, setting.source)
-    asked = setting.backbone if backbone or recipe or not setting.weights else None
+    asked = setting.backbone if setup.backbone or setup.recipe or not setting.weights else None
     vit, info = load_backbone(asked, setting.weights or None)
     setting = fit_to_backbone(setting, info)
     progress = ProgressBar() if is_first() else Progress()
     progress.say(source.how)
     summary: dict[str, Any] = {"method": setting.method, "backbone": setting.backbone}
     with _spread(team) as spread:
-        halves = cache_features(setting, source, vit, progress, parse_labels(labels), spread)
+        halves = cache_features(setting, source, vit, progress, setup.texts(), spread)
     if not is_first():
         return
     for half, batches in zip(("train", "val"), halves, strict=True):

@@ -10,14 +10,14 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from muybridge.cli.app import Fields, Reading, app, parse_labels
+from muybridge.cli.app import Fields, Reading, Setup, app
 from muybridge.cli.preparing import Prepared, gather, prepare
 from muybridge.errors import BadInput
 
 if TYPE_CHECKING:
     from muybridge.engine.progress import Progress
 
-READING = Reading()
+READING, SETUP = Reading(), Setup()
 SHOTS = "1,2,4,8,16"
 SHOWN = 20  # settings in the table that is printed
 
@@ -30,12 +30,7 @@ def sweep(
     shots: str | None = None,
     seeds: int | None = None,
     halving: int = 0,
-    data: str | None = None,
-    method: str | None = None,
-    backbone: str | None = None,
-    weights: Path | None = None,
-    recipe: str | None = None,
-    labels: str | None = None,
+    setup: Setup = SETUP,
     out: Path | None = None,
     reading: Reading = READING,
     json: bool = False,
@@ -68,12 +63,6 @@ def sweep(
         seeds: trainings of each, counted from --train.seed (default: 1 with --try, 3 with --shots).
         halving: with --try: train all settings for a part of their epochs, go on with the best 1 in N, and so forth; 0:
             train all to the end.
-        data: the videos, as for `train`.
-        method: a name of `muybridge list methods` (default: evl).
-        backbone: a name of `muybridge list backbones` (default: clip_vitb16).
-        weights: a file with the backbone's weights.
-        recipe: where to start: a published recipe's name or a JSON or YAML file.
-        labels: as for `train`: what to call the classes, for a method that compares videos with texts.
         out: folder for the runs and the tables (default: runs/sweep_<method>_<data> or runs/few_shot_<method>_<data>).
         json: print the result as JSON.
     """
@@ -85,12 +74,12 @@ def sweep(
         raise BadInput("--trials and --halving are about settings; give what to try with --try FIELD=VALUES.")
     wanted = [] if tried else _numbers(shots or SHOTS)
     progress = ProgressBar()
-    changes = gather({"data": data, "method": method, "backbone": backbone, "weights": weights}, reading, fields)
-    prepared = prepare(changes, recipe, progress)
+    changes = gather(setup.fields(), reading, fields)
+    prepared = prepare(changes, setup.recipe, progress)
     if prepared.start is not None:
         raise BadInput("A sweep trains from fresh parameters; --init.model is for `muybridge train`.")
     progress.say(prepared.source.how)
-    texts = parse_labels(labels)
+    texts = setup.texts()
     if not tried:
         _few_shot(prepared, wanted, 3 if seeds is None else seeds, texts, out, json, progress)
         return

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json as json_module
 from pathlib import Path
 
-from muybridge.cli.app import Fields, Reading, app, parse_labels
+from muybridge.cli.app import Fields, Reading, Setup, app
 from muybridge.cli.preparing import gather, prepare, tell
 from muybridge.errors import BadInput
 
-READING = Reading()
+READING, SETUP = Reading(), Setup()
 
 
 @app.command
@@ -40,12 +40,7 @@ def demo(
 @app.command
 def train(
     *,
-    data: str | None = None,
-    method: str | None = None,
-    backbone: str | None = None,
-    weights: Path | None = None,
-    recipe: str | None = None,
-    labels: str | None = None,
+    setup: Setup = SETUP,
     out: Path | None = None,
     resume: Path | None = None,
     init: str | None = None,
@@ -71,15 +66,6 @@ def train(
     docs/data-sets.md shows each of them.
 
     Args:
-        data: the videos; a folder, one list, or a pattern of archives.
-        method: a name of `muybridge list methods` (default: evl).
-        backbone: a name of `muybridge list backbones` (default: clip_vitb16).
-        weights: a file with the backbone's weights, for example downloaded by hand.
-        recipe: where to start: a published recipe's name (`muybridge list recipes`) or a JSON or YAML file, such as the
-            recipe.json of another run.
-        labels: for a method that compares videos with texts (ila, dist): what to call the classes, in the order of
-            their names, separated by commas or one a line in a file. (--label, without s, chooses between the verbs
-            and the nouns of EPIC-KITCHENS.)
         out: the run folder (default: runs/<method>_<data>); must not exist.
         resume: an interrupted run folder to go on with.
         init: a trained video model to start from: a run folder, a file of a published model, or the name of a published
@@ -99,16 +85,13 @@ def train(
 
     first = is_first()
     progress = ProgressBar() if first else Progress()
-    named: dict[str, object] = {"data": data, "method": method, "backbone": backbone, "weights": weights}
-    named |= {"init": init, "epochs": epochs, "unfreeze": unfreeze, "cache": "disk" if cache else None}
+    named = setup.fields() | {"init": init, "epochs": epochs, "unfreeze": unfreeze, "cache": "disk" if cache else None}
     named |= {"keep_classes": keep_classes or None, "interpolate": interpolate or None}
-    changes = gather(named, reading, fields)
-    if labels in ("verb", "noun"):
-        raise BadInput(f"--labels names the classes; for the {labels}s of EPIC-KITCHENS give --label {labels}.")
-    if (keep_classes or interpolate) and init is None and recipe is None:
+    changes, texts = gather(named, reading, fields), setup.texts()
+    if (keep_classes or interpolate) and init is None and setup.recipe is None:
         raise BadInput("--keep-classes and --interpolate are about the model to start from; give it with --init.")
     if resume is not None:
-        if changes or any(x is not None for x in (recipe, out, labels)):
+        if changes or any(x is not None for x in (setup.recipe, out, texts)):
             raise BadInput("--resume goes on with the run as it was set up; give it alone.")
         result = resume_training(resume, progress=progress)
     else:
@@ -117,7 +100,7 @@ def train(
 
         if out is not None:
             check_new(out)
-        prepared = prepare(changes, recipe, progress)
+        prepared = prepare(changes, setup.recipe, progress)
         setting = prepared.setting
         folder = out or Path("runs") / f"{setting.method}_{short_name(setting.data)}"
         check_new(folder)
@@ -128,7 +111,7 @@ def train(
             prepared.source,
             prepared.backbone,
             progress,
-            texts=parse_labels(labels),
+            texts=texts,
             start=prepared.start,
         )
     summary = {

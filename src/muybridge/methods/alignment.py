@@ -104,7 +104,7 @@ class ConvNorm(nn.Module):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.conv.kernel_size == (1, 1):
-            # Fast: a matrix product of maps that have their channels last: 0.8 of the convolution's time on a CPU.
+            # Fast: a matrix product of maps that have their channels last: 0.87 of the convolution's time for a step.
             return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, bias, 1, self.conv.padding, 1, self.conv.groups)
 

@@ -50,7 +50,11 @@ class TemporalMatch(nn.Module):
 
     def forward(self, y: Tensor, affinity: Tensor, index: Tensor) -> Tensor:
         """y [B, T, L, D] -> y + match, the prefix tokens as they are; arguments as of `added`."""
-        added = self.added(affinity, index).permute(1, 2, 0, 3, 4).flatten(2, 3)  # [B, T, P, D]
+        return self.onto(y, self.added(affinity, index))
+
+    def onto(self, y: Tensor, added: Tensor) -> Tensor:
+        """y [B, T, L, D] -> y with what `added` returns."""
+        added = added.permute(1, 2, 0, 3, 4).flatten(2, 3)  # [B, T, P, D]
         prefix = y.shape[2] - added.shape[2]
         return torch.cat([y[:, :, :prefix], y[:, :, prefix:] + added], dim=2)
 
@@ -78,6 +82,29 @@ class TemporalMatch(nn.Module):
         before, after = bins.flatten(2, 4)  # [rows, B * T * columns, shifts]
         added = stretched_products(before, after, self.previous, self.next, 2 * columns - 1)
         return added.view(rows, b, t, columns, -1)
+
+    def pair(self, affinity: Tensor, index: Tensor) -> Tensor:
+        """What the match of two neighbouring frames adds to each, without what their other neighbours add.
+
+        Args:
+            affinity: [B, 2, 1, P, P], of these two.
+            index: as of `added`.
+
+        Returns:
+            [rows, B, 2, columns, D], to the earlier frame and to the later one: as `added` returns it.
+        """
+        # Fast: half the products of `added`, whose first frame has no previous one and whose last has no next: 6 ms a
+        # layer in place of 13 (ViT-B/16, one thread).
+        rows, columns = self.grid
+        stride = 2 * columns - 1
+        index = index.expand(rows, len(affinity), -1, -1)
+        pairs = affinity[:, :, 0].unflatten(2, self.grid).permute(1, 2, 0, 3, 4)  # [2, rows, B, columns, P]
+        added = []
+        for matches, table in ((pairs[1], self.next), (pairs[0], self.previous)):
+            bins = affinity.new_zeros(rows, len(affinity), columns, rows * stride).scatter_(-1, index, matches)
+            stretches = table.unfold(0, rows * stride, stride).transpose(1, 2)  # [rows, shifts, D]
+            added.append((bins.flatten(1, 2) @ stretches).unflatten(1, (-1, columns)))
+        return torch.stack(added, dim=2)
 
 
 def affinity_maps(q: Tensor, k: Tensor, frames: int, prefix: int) -> Tensor:
