@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +56,7 @@ def check(
         write_list: a new folder to be written, with lists of the good videos; `train --data` takes it.
         json: print the report as JSON.
     """
+    from muybridge.engine.device import cores_allowed
     from muybridge.engine.progress import ProgressBar
     from muybridge.video.check import TABLE, check_source
     from muybridge.video.check import write_list as write
@@ -71,7 +71,7 @@ def check(
     if write_list is not None and write_list.exists() and (not write_list.is_dir() or any(write_list.iterdir())):
         raise BadInput(f"{write_list} exists already; nothing is written over. Give another --write-list.")
     folder = out or Path("checks") / short_name(source)
-    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = cores_allowed()
     report = check_source(
         source,
         args,

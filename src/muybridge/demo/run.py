@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from muybridge.backbones.weights import load_backbone
 from muybridge.demo.films import CLASSES, TWINS, write_film, write_films
 from muybridge.demo.picture import draw_answers
 from muybridge.engine.batches import Batch, Batches, FeatureBatches, VideoBatches
-from muybridge.engine.device import pick_device
+from muybridge.engine.device import cores_allowed, pick_device
 from muybridge.engine.evaluate import evaluate
 from muybridge.engine.features import compute_features, megabytes
 from muybridge.engine.metrics import Evaluation
@@ -51,7 +51,7 @@ class Budget:
         epochs: of every training.
         size: side of the square the recognisers read, in pixels.
         frames: T.
-        workers: processes that render and decode.
+        workers: processes that render and decode; by default two, or one where there is one core.
     """
 
     train: int = 40
@@ -59,7 +59,7 @@ class Budget:
     epochs: int = 20
     size: int = 84
     frames: int = 8
-    workers: int = 2
+    workers: int = field(default_factory=lambda: min(2, cores_allowed()))
 
 
 @dataclass(frozen=True)

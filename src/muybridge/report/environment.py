@@ -14,6 +14,7 @@ import torch
 
 import muybridge
 from muybridge.backbones.imgfocus import cache_folder
+from muybridge.engine.device import cores_allowed
 from muybridge.measure.machine import commit, processor
 
 NEEDED = ("torch", "numpy", "pillow", "av", "accelerate", "safetensors", "huggingface_hub", "tokenizers", "cyclopts")
@@ -35,7 +36,7 @@ def environment() -> dict[str, dict[str, Any]]:
             "processor": processor(),
             "architecture": platform.machine(),
             "cores": os.cpu_count() or 1,
-            "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            "cores_allowed": cores_allowed(),
             "memory": _told(_memory),
         },
         "torch": _torch(),
