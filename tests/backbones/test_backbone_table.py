@@ -236,11 +236,36 @@ def test_a_classifier_is_left_out_where_the_row_has_none(file_of):
     assert_same(vit.state_dict(), converted_of("vit").vision, "without the classifier")
 
 
+@pytest.mark.parametrize("prefix", ["vision_model.", ""])
+def test_an_image_tower_alone_has_no_projection(prefix, tmp_path, file_of):
+    # CLIPVisionModel, as transformers 4 and 5 write it.
+    state_dict = safetensors.torch.load_file(file_of("clip", "hf_clip"))
+    vision = {prefix + k.removeprefix("vision_model."): v for k, v in state_dict.items() if k.startswith("vision_m")}
+    safetensors.torch.save_file(vision, tmp_path / "w")
+    vit, info = load_backbone("clip", tmp_path / "w")
+    assert info.config.projection == 0
+    whole, _ = load_backbone("clip", file_of("clip", "hf_clip"))
+    images = torch.randn(2, 3, *info.config.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(whole.project(vit(images)), whole(images))
+    with pytest.raises(BadInput, match="has no text tower"):
+        load_text("clip", tmp_path / "w")
+
+
 def test_a_projection_that_should_be_there(tmp_path, file_of):
     state_dict = safetensors.torch.load_file(file_of("clip", "hf_clip"))
-    vision = {k: v for k, v in state_dict.items() if k.startswith("vision_model")}
-    safetensors.torch.save_file(vision, tmp_path / "w")
-    with pytest.raises(CheckpointError, match="projection is 0, expected 32"):
+    del state_dict["visual_projection.weight"]
+    state_dict["text_model.final_layer_norm.weight"] = torch.zeros(48)  # so it was no image tower alone
+    safetensors.torch.save_file(state_dict, tmp_path / "w")
+    with pytest.raises(CheckpointError, match="visual_projection.weight is missing"):
+        load_backbone("clip", tmp_path / "w")
+
+
+def test_another_projection_than_the_row_has(tmp_path, file_of):
+    state_dict = safetensors.torch.load_file(file_of("clip", "hf_clip"))
+    state_dict["visual_projection.weight"] = torch.zeros(20, 48)
+    safetensors.torch.save_file(state_dict, tmp_path / "w")
+    with pytest.raises(CheckpointError, match="projection is 20, expected 32"):
         load_backbone("clip", tmp_path / "w")
 
 

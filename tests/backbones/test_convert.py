@@ -180,6 +180,7 @@ ACROSS = [
     ("open_clip_siglip", "hf_siglip"),
     ("hf_siglip", "openclip_timm"),
     ("timm_siglip", "hf_siglip"),
+    ("hf_siglip", "hf_siglip_tower"),
     ("hf_dinov2", "hf_dinov2_memory"),
     ("hf_dinov2", "facebook_dinov2"),
     ("hf_dinov2", "timm"),
@@ -262,6 +263,40 @@ def test_what_a_library_cannot_hold_is_said(name, family, says):
         to_source(reference(name).converted(), family)
 
 
+@pytest.mark.parametrize("name", ["hf_clip", "hf_siglip"])
+def test_an_image_model_of_transformers_5_has_no_prefix(name):
+    case = reference(name)
+    vision = {key: tensor for key, tensor in case.source.items() if key.startswith("vision_model.")}
+    vision.pop("vision_model.embeddings.position_ids", None)  # transformers 4
+    alone = {key.removeprefix("vision_model."): tensor for key, tensor in vision.items()}
+    assert recognise(vision) == name
+    assert recognise(alone) == f"{name}_tower"
+    hints = {key: value for key, value in case.hints.items() if key != "text_heads"}
+    converted = from_source(alone, **hints)
+    assert converted.config == from_source(vision, **hints).config
+    assert converted.config.projection == 0
+    assert_same(converted.vision, from_source(vision, **hints).vision, name)
+    assert_same(to_source(converted), alone, name)
+    for key in alone:
+        less = {other: tensor for other, tensor in alone.items() if other != key}
+        with pytest.raises(CheckpointError) as caught:
+            from_source(less, **hints)
+        assert key in str(caught.value)
+        with pytest.raises(CheckpointError, match="1 unknown") as caught:
+            from_source(alone | {f"{key}_too": torch.zeros(2)}, **hints)
+        assert f"{key}_too" in str(caught.value)
+
+
+def test_a_text_model_of_transformers_5_is_no_image_tower():
+    words = {
+        key.removeprefix("text_model."): tensor
+        for key, tensor in reference("hf_clip").source.items()
+        if key.startswith("text_model.")
+    }
+    with pytest.raises(CheckpointError, match=r"patch_embedding"):
+        from_source(words, heads=3, activation="gelu")
+
+
 def test_names_in_the_memory_of_transformers_5():
     memory = to_source(reference("hf_dinov2").converted(), "hf_dinov2_memory")
     for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
@@ -273,7 +308,7 @@ FITTING = {
     "clip": ("openclip", "hf_clip"),
     "dinov2": ("timm", "facebook_dinov2", "hf_dinov2", "hf_dinov2_memory"),
     "dinov2_reg4": ("facebook_dinov2", "hf_dinov2", "hf_dinov2_memory"),
-    "siglip": ("timm", "openclip_timm", "hf_siglip"),
+    "siglip": ("timm", "openclip_timm", "hf_siglip", "hf_siglip_tower"),
     "in21k": ("timm",),
 }
 

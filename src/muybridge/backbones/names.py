@@ -6,7 +6,9 @@ the way (`CHANGES`; nothing if left out). One column alone: both have the same n
 (`vit.py`, `text.py`).
 
 Names of transformers, open_clip, timm and Facebook were read from files that these libraries wrote (transformers 5
-calls some parts otherwise in memory: `hf_dinov2_memory`). `tests/backbones` converts a file of each, there and back.
+calls some parts otherwise in memory: `hf_dinov2_memory`; and its `CLIPVisionModel` and `SiglipVisionModel` leave the
+prefix out that those of transformers 4 and the whole models have: `hf_clip_tower`, `hf_siglip_tower`).
+`tests/backbones` converts a file of each, there and back.
 """
 
 from __future__ import annotations
@@ -250,6 +252,31 @@ _OPENCLIP = Family(
     norm_eps=1e-5,
 )
 
+_HF_CLIP_FAMILY = Family(
+    title="a CLIP file of transformers",
+    vision=_table(_HF_LAYERS + _HF_CLIP_VISION, "vision_model.") + _table("visual_projection.weight head.weight"),
+    text=_table(_HF_LAYERS + _HF_TEXT, "text_model.") + _table("text_projection.weight head.weight"),
+    aside=(
+        _SCALE,
+        Aside("vision_model.embeddings.position_ids", "vision_position_ids", ((1, "N"),), "never"),
+        Aside("text_model.embeddings.position_ids", "text_position_ids", ((1, "L"),), "never"),
+    ),
+    fixed=_CLIP,
+    projection="maybe",
+    norm_eps=1e-5,
+    antialias=False,
+)
+
+_HF_SIGLIP_FAMILY = Family(
+    title="a SigLIP file of transformers",
+    vision=_table(_HF_LAYERS + _HF_SIGLIP_VISION, "vision_model."),
+    text=_table(_HF_LAYERS + _HF_TEXT + "head.* head.*", "text_model."),
+    aside=(_SCALE, _BIAS),
+    fixed=_SIGLIP,
+    activation="gelu_tanh",
+    antialias=False,
+)
+
 _HF_DINOV2_FAMILY = Family(
     title="a Dinov2 file of transformers",
     vision=_table(_HF_DINOV2 + _HF_DINOV2_FILE),
@@ -306,28 +333,22 @@ FAMILIES: dict[str, Family] = {
         aside=(_SCALE, _BIAS),
         fixed=_SIGLIP,
     ),
-    "hf_clip": Family(
-        title="a CLIP file of transformers",
-        vision=_table(_HF_LAYERS + _HF_CLIP_VISION, "vision_model.") + _table("visual_projection.weight head.weight"),
-        text=_table(_HF_LAYERS + _HF_TEXT, "text_model.") + _table("text_projection.weight head.weight"),
-        aside=(
-            _SCALE,
-            Aside("vision_model.embeddings.position_ids", "vision_position_ids", ((1, "N"),), "never"),
-            Aside("text_model.embeddings.position_ids", "text_position_ids", ((1, "L"),), "never"),
-        ),
-        fixed=_CLIP,
-        projection="maybe",
-        norm_eps=1e-5,
-        antialias=False,
+    "hf_clip": _HF_CLIP_FAMILY,
+    "hf_clip_tower": replace(
+        _HF_CLIP_FAMILY,
+        title="a CLIPVisionModel of transformers 5",
+        vision=_table(_HF_LAYERS + _HF_CLIP_VISION),
+        text=(),
+        aside=(),
+        projection="never",
     ),
-    "hf_siglip": Family(
-        title="a SigLIP file of transformers",
-        vision=_table(_HF_LAYERS + _HF_SIGLIP_VISION, "vision_model."),
-        text=_table(_HF_LAYERS + _HF_TEXT + "head.* head.*", "text_model."),
-        aside=(_SCALE, _BIAS),
-        fixed=_SIGLIP,
-        activation="gelu_tanh",
-        antialias=False,
+    "hf_siglip": _HF_SIGLIP_FAMILY,
+    "hf_siglip_tower": replace(
+        _HF_SIGLIP_FAMILY,
+        title="a SiglipVisionModel of transformers 5",
+        vision=_table(_HF_LAYERS + _HF_SIGLIP_VISION),
+        text=(),
+        aside=(),
     ),
     "hf_dinov2": _HF_DINOV2_FAMILY,
     "hf_dinov2_memory": replace(

@@ -386,7 +386,9 @@ def _differences(config: ViTConfig | TextConfig, told: Mapping[str, Any]) -> lis
         sizes = {name: (told[name], getattr(config, name)) for name in _SIZES if name in told}
         grid = (told["image_size"][0] // told["patch"][0], told["image_size"][1] // told["patch"][1])
         sizes["grid of positions"] = (grid, config.grid)
-        if config.projection:  # else one in the file is a classifier, which is left out
+        # Without one in the config, that in the file is a classifier, which is left out. A file without one is CLIP's
+        # image tower alone (CLIPVisionModel), which serves every method but those that compare with texts.
+        if config.projection and told["projection"]:
             sizes["projection"] = (told["projection"], config.projection)
     else:
         sizes = {name: (told[name], getattr(config, name)) for name in _TEXT_SIZES}
