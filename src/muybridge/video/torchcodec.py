@@ -105,10 +105,24 @@ def _decoder() -> Any:
     except ImportError as error:
         raise BadInput("--source.decoder torchcodec needs the package: pip install 'muybridge[torchcodec]'.") from error
     except (RuntimeError, OSError) as error:
+        if missing := _missing_cuda(error):
+            raise BadInput(
+                f"torchcodec is installed, but in a build for CUDA, whose libraries are not here ({missing}). On Linux "
+                f"a package index has such builds above 0.13: pip install torchcodec==0.13.0, or {KEEP}."
+            ) from error
         raise BadInput(
             "torchcodec is installed, but finds no FFmpeg: it needs the shared libraries of FFmpeg 4 to 8 (apt install "
             f"ffmpeg, conda install ffmpeg) and a version that fits this torch ({_first_line(error)})."
         ) from error
+
+
+def _missing_cuda(error: BaseException | None) -> str:
+    """The library of CUDA that could not be found, if it is that; the loader's own words lie behind torch's."""
+    while error is not None:
+        if found := re.search(r"(lib(?:nv|cu|c10_cuda|torch_cuda)[\w.]*): cannot open", str(error)):
+            return found[1]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _first_line(error: Exception) -> str:
