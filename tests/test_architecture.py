@@ -32,7 +32,7 @@ ALLOWED = {
     | {"hub", "", "live", "methods", "recipes", "published", "engine", "video", "predicting", "explain"},
     "loading": BELOW_LOADING | {"hub"},
     "testing": BELOW_LOADING | {"loading", "plain"},
-    "measure": BELOW_METHODS | {"export", "live", "methods", "plain", "info", "engine", "video", ""},
+    "measure": BELOW_METHODS | {"export", "live", "predicting", "methods", "plain", "info", "engine", "video", ""},
     "demo": BELOW_LOADING | {"loading"},
     "export": BELOW_LOADING | {"loading", "demo", ""},
     "web": BELOW_LOADING | {"demo", "explain", "report", ""},

@@ -10,9 +10,7 @@ import pytest
 
 from muybridge import cli
 from muybridge.demo.films import CLASSES, write_films
-from muybridge.engine.train import train
-from muybridge.structures import Recipe, Sampling, TrainArgs, Transform
-from muybridge.testing.tiny import random_backbone, tiny_backbones
+from trainings import trained
 
 
 def muybridge(*arguments, **options):
@@ -30,16 +28,7 @@ def muybridge(*arguments, **options):
 def run(videos, tmp_path_factory):
     """A run folder trained for an epoch on a tiny random backbone."""
     folder = tmp_path_factory.mktemp("runs") / "probe"
-    recipe = Recipe(
-        method="probe",
-        backbone="custom",
-        data=str(videos),
-        sampling=Sampling(frames=4),
-        transform=Transform(size=(32, 32)),
-        train=TrainArgs(epochs=1, workers=0),
-    )
-    train(recipe, folder, backbone=random_backbone(tiny_backbones()["clip"]))
-    return folder
+    return trained(videos, folder, kind="clip").folder
 
 
 def told(capsys, *arguments):

@@ -53,8 +53,8 @@ def test_a_folder_becomes_a_table(run, videos, tmp_path, capsys):
     ("options", "sentence"),
     [
         (["--engine", "ray"], "--engine is for collections"),
-        (["--features"], "give --out DIR"),
-        (["--features"], "--features-to FILE"),
+        (["--with-features"], "give --out DIR"),
+        (["--with-features"], "--features FILE"),
         (["--block", "3"], "--block is for collections"),
         (["--train.lr", "3"], "--train.lr is not for predictions"),
         (["--batch-size", "0"], "--batch-size is 0"),
@@ -68,7 +68,8 @@ def test_a_folder_becomes_a_table(run, videos, tmp_path, capsys):
         (["--annotate", "x.avi"], "expected .mp4, .mov, .mkv"),
         (["--annotate", "gone/x.mp4"], "no folder"),
         (["--csv", "gone/x.csv"], "no folder"),
-        (["--features-to", "x.npy"], ".safetensors or .parquet"),
+        (["--features", "x.npy"], ".safetensors or .parquet"),
+        (["--out", "x", "--features", "x.parquet"], "--with-features"),
         (["--out", "x", "--windows", "1"], "--windows is for answers that are printed"),
         (["--out", "x", "--train.lr", "3"], "--train.lr is not for predictions"),
         (["--out", "x", "--source.fold", "2"], "--source.fold is not for predictions"),
@@ -78,7 +79,7 @@ def test_a_folder_becomes_a_table(run, videos, tmp_path, capsys):
         (["--out", "x", "--batch-size", "0"], "--batch-size is 0"),
         (["--out", "x", "--top", "0"], "top is 0"),
         (["--out", "x", "--workers", "-1"], "workers is -1"),
-        (["--out", "x", "--features", "--format", "csv"], "Features are written as parquet"),
+        (["--out", "x", "--with-features", "--format", "csv"], "Features are written as parquet"),
     ],
 )
 def test_mistakes(run, videos, tmp_path, capsys, monkeypatch, options, sentence):
@@ -119,7 +120,7 @@ def test_what_is_told_of_several_videos(run, videos, tmp_path, capsys, monkeypat
 
 def test_rows_features_and_an_annotated_video(run, videos, tmp_path, capsys):
     film = videos / "val/rising/0.mp4"
-    outputs = ["--csv", tmp_path / "x.csv", "--features-to", tmp_path / "x.safetensors"]
+    outputs = ["--csv", tmp_path / "x.csv", "--features", tmp_path / "x.safetensors"]
     code, said, _ = told(capsys, "predict", run, film, tmp_path / "gone.mp4", "--top", 1, *outputs)
     assert (code, said) == (2, "")
     with (tmp_path / "x.csv").open(newline="") as file:
@@ -136,7 +137,7 @@ def test_rows_features_and_an_annotated_video(run, videos, tmp_path, capsys):
         assert code == 2
         assert "nothing is written over" in err
     command = ["predict", run, film, "--windows", 0.5, "--annotate", tmp_path / "x.mp4"]
-    code, said, err = told(capsys, *command, "--features-to", tmp_path / "windows.safetensors")
+    code, said, err = told(capsys, *command, "--features", tmp_path / "windows.safetensors")
     assert code == 0
     assert said.startswith(f"{film}\n  0:00.0 - 0:")
     assert "without sound" in err
@@ -261,7 +262,7 @@ def test_ray_is_quiet_and_writes_what_one_process_writes(run, videos, tmp_path, 
 def test_features_as_parquet(run, videos, tmp_path, capsys):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'muybridge[parquet]'")
     film = videos / "val/rising/0.mp4"
-    code, _, _ = told(capsys, "predict", run, film, "--windows", 0.5, "--features-to", tmp_path / "x.parquet")
+    code, _, _ = told(capsys, "predict", run, film, "--windows", 0.5, "--features", tmp_path / "x.parquet")
     assert code == 0
     table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
     assert table["start"] == pytest.approx([0, 0.25, 0.5])

@@ -200,6 +200,7 @@ class Recogniser:
         *,
         shown: str | None = None,
         importance: bool = True,
+        source: SourceArgs | None = None,
         progress: Progress | None = None,
     ) -> Explanation:
         """Where the model looks in one video, and how much each frame matters (docs/explain.md).
@@ -212,6 +213,7 @@ class Recogniser:
                 last.
             shown: the map to show where there are several, such as one of each layer and head; None: their mean.
             importance: leave out each frame in turn, 2 T - 2 passes of the model.
+            source: limits of what the file may cost, and the decoder.
             progress: told how far that is.
 
         Returns:
@@ -237,6 +239,7 @@ class Recogniser:
                 how=how,
                 shown=shown,
                 importance=importance,
+                reading=source,
                 advance=progress.advance,
             )
         finally:

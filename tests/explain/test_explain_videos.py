@@ -13,11 +13,13 @@ from PIL import Image
 from asked import CLASSES, recogniser
 from clips import moving_square, write_video
 from muybridge import cli
-from muybridge.errors import BadInput, UnknownName
+from muybridge.errors import BadInput, UnknownName, VideoError
 from muybridge.explain import explain
 from muybridge.explain.film import plan
 from muybridge.explain.picture import cropped
-from muybridge.structures import Sampling, Transform
+from muybridge.predicting import reading
+from muybridge.structures import Sampling, SourceArgs, Transform
+from muybridge.video.opening import open_item
 from muybridge.video.transforms import test_boxes as boxes_of
 from muybridge.video.transforms import test_video as video_of
 
@@ -217,6 +219,23 @@ def test_the_command(evl, clip, tmp_path, capsys):
 def test_unknown_names(evl, clip, options, sentence):
     with pytest.raises(UnknownName, match=sentence):
         evl.explain(clip, **options)
+
+
+def test_limits_and_the_decoder_are_those_given(evl, clip, tmp_path, capsys, monkeypatch):
+    with pytest.raises(VideoError, match="megapixels"):
+        evl.explain(clip, source=SourceArgs(megapixels=0.001))
+    opened = []
+    monkeypatch.setattr(reading, "open_item", lambda item, source: opened.append(source) or open_item(item, source))
+    given = SourceArgs(seconds=77)
+    evl.explain(clip, importance=False, source=given).save(tmp_path / "out")
+    assert opened == [given] * 3  # the frames that are explained, the length of the film and its frames
+    evl.save(tmp_path / "run")
+    command = ["explain", str(tmp_path / "run"), str(clip), "--out", str(tmp_path / "two")]
+    assert cli.run([*command, "--source.megapixels", "0.001"]) == 2
+    assert "megapixels" in capsys.readouterr().err
+    assert cli.run([*command, "--source.fold", "2"]) == 2
+    assert "--source.fold is not for explanations, which read --source.decoder" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
 
 
 def test_what_cannot_be_explained(evl, clip, tmp_path, capsys):

@@ -123,7 +123,9 @@ def test_looking_inside_leaves_the_model_alone(clip, monkeypatch):
     seen = model.explain(clip)
     looked_into, real = [], Recogniser.explain
     monkeypatch.setattr(
-        Recogniser, "explain", lambda self, *given: looked_into.append(self.method) or real(self, *given)
+        Recogniser,
+        "explain",
+        lambda self, *given, **more: looked_into.append(self.method) or real(self, *given, **more),
     )
     results, errors = {}, []
 

@@ -39,7 +39,7 @@ class Answering:
         min_score: a window whose best class has a lower probability counts as nothing, 0 to 1.
         annotate: write the one video again with the labels in its corner (.mp4, .mov, .mkv); its sound is left out.
         csv: write the answers to this file in place of printing them.
-        features_to: write the vectors from which the head tells the classes too (.safetensors, .parquet).
+        features: write embeddings too, the vectors from which the head tells the classes (.safetensors, .parquet).
     """
 
     windows: float | None = None
@@ -47,7 +47,7 @@ class Answering:
     min_score: float | None = None
     annotate: Path | None = None
     csv: Path | None = None
-    features_to: Path | None = None
+    features: Path | None = None
 
     def given(self) -> list[str]:
         """Names of the options that were given."""
@@ -68,9 +68,9 @@ class Answering:
             from muybridge.predicting.annotate import check_out
 
             check_out(self.annotate)
-        if self.features_to is not None and self.features_to.suffix not in (".safetensors", ".parquet"):
-            raise BadInput(f"--features-to is {self.features_to}; expected a name ending in .safetensors or .parquet.")
-        for path in (self.csv, self.features_to):
+        if self.features is not None and self.features.suffix not in (".safetensors", ".parquet"):
+            raise BadInput(f"--features is {self.features}; expected a name ending in .safetensors or .parquet.")
+        for path in (self.csv, self.features):
             if path is not None and path.exists():
                 raise BadInput(f"{path} exists already; nothing is written over. Give another name.")
             if path is not None and not path.absolute().parent.is_dir():
@@ -127,7 +127,7 @@ def predict_and_tell(
         teller = Teller(answering, json, min(top, len(recogniser.labels)), stack)
         # Answers that appear on a terminal show how far it is; a bar would be in their way.
         bar: Progress = Progress() if teller.on_terminal and answering.windows is None else ProgressBar()
-        if answering.features_to is not None and answering.features_to.suffix == ".parquet":
+        if answering.features is not None and answering.features.suffix == ".parquet":
             from muybridge.engine.collected import import_arrow
 
             import_arrow()
@@ -200,11 +200,11 @@ class Teller:
         if answering.csv is not None:
             what = "a row for every segment" if answering.windows is not None else "a row each"
             print(f"{asked} video{'s' if asked > 1 else ''}, {what} in {answering.csv}.", file=sys.stderr)
-        if answering.features_to is not None and self.features:
+        if answering.features is not None and self.features:
             from muybridge.predicting.vectors import write_features
 
-            write_features(answering.features_to, self.features)
-            print(f"{len(self.features)} features in {answering.features_to}.", file=sys.stderr)
+            write_features(answering.features, self.features)
+            print(f"{len(self.features)} features in {answering.features}.", file=sys.stderr)
         if self.failed and (asked > 1 or self.json):
             complain(f"{self.failed} of {asked} videos cannot be read.")
 
@@ -238,7 +238,7 @@ def _whole(
         bar.start("predict", len(items))
     try:
         read = read_apart(dataset, batches, processes)
-        for position, answer, feature in ask(recogniser, question, read, items, names, bool(answering.features_to)):
+        for position, answer, feature in ask(recogniser, question, read, items, names, bool(answering.features)):
             yield position, answer, feature
             bar.advance(1)
     finally:
@@ -265,7 +265,7 @@ def _windows(
         feature = None
         try:
             answer, feature = ask_windows(
-                recogniser, question, item, answering.windows, step, least, bar, bool(answering.features_to), name
+                recogniser, question, item, answering.windows, step, least, bar, bool(answering.features), name
             )
         except VideoError as error:
             answer = Timeline(name, 0.0, answering.windows, step, least, error=reason_of(item, str(error)))

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from muybridge.cli.app import Loading, app
+from muybridge.cli.app import Fields, Loading, app
+from muybridge.cli.predicting import read_source
 from muybridge.errors import MissingFile
 
 DEFAULT = Loading()
@@ -27,8 +28,11 @@ def explain(
     film: bool = True,
     loading: Loading = DEFAULT,
     json: bool = False,
+    fields: Fields = None,
 ) -> int:
     """Where a recogniser looks in a video, and how much each frame matters: a picture, a film and numbers.
+
+    --source.decoder, --source.seconds, --source.megapixels and --source.megabytes are those of `muybridge predict`.
 
     Args:
         run: a run folder, its model.safetensors, or a published checkpoint.
@@ -50,10 +54,13 @@ def explain(
         raise MissingFile(f"There is no file {video}; expected one video file.")
     folder = out if out is not None else Path(f"{video.stem}-explained")
     check_free(folder)
+    source = read_source(fields, "explanations, which read")
     recogniser = loading.load(run)
     from muybridge.engine.progress import ProgressBar
 
-    explanation = recogniser.explain(video, label, method, shown=map, importance=importance, progress=ProgressBar())
+    explanation = recogniser.explain(
+        video, label, method, shown=map, importance=importance, source=source, progress=ProgressBar()
+    )
     written = explanation.save(folder, film)
     if json:
         import json as json_module

@@ -28,7 +28,7 @@ class Collecting:
         workers: of ray: each holds the model (default: as many as fit); of local: processes that decode (default: 1).
         gpus_per_worker: GPUs of each worker of ray (default: 0).
         address: of a Ray cluster, or 'auto'; by default Ray is started on this machine.
-        features: with --out, write the vector from which the head tells the classes, in place of these.
+        with_features: with --out, write the vector from which the head tells the classes, in place of these.
         format: 'csv' or 'parquet' (default: csv; features: parquet).
         block: videos in a part (default: 64).
         batch_size: views that are computed at a time (default: 8).
@@ -39,7 +39,7 @@ class Collecting:
     workers: int | None = None
     gpus_per_worker: float | None = None
     address: str | None = None
-    features: bool = False
+    with_features: bool = False
     format: Literal["csv", "parquet"] | None = None
     block: int | None = None
     batch_size: int | None = None
@@ -56,19 +56,25 @@ class Collecting:
 def refuse_without_out(collecting: Collecting) -> None:
     """Raise BadInput if something was given that is for collections only."""
     for name in collecting.given():
-        more = ", or --features-to FILE" if name == "--features" else ""
+        more = ", or --features FILE" if name == "--with-features" else ""
         raise BadInput(f"{name} is for collections, which are written to a folder; give --out DIR{more}.")
 
 
-def read_fields(collecting: Collecting, fields: Fields) -> SourceArgs:
-    """What a file may cost, and the decoder. Raises BadInput: a field is for something else, or a number is 0."""
+def read_source(fields: Fields, what: str) -> SourceArgs:
+    """What a file may cost, and the decoder. Raises BadInput: a field is not for `what` reads videos."""
     for name in fields or {}:
         if name not in READ:
-            raise BadInput(f"--{name} is not for predictions, which read {SOURCE}.")
+            raise BadInput(f"--{name} is not for {what} {SOURCE}.")
+    return Reading().args(fields)
+
+
+def read_fields(collecting: Collecting, fields: Fields) -> SourceArgs:
+    """`read_source` of predictions. Raises BadInput as well where a number is 0."""
+    source = read_source(fields, "predictions, which read")
     for name in ("block", "batch_size"):
         if getattr(collecting, name) == 0:
             raise BadInput(f"--{name.replace('_', '-')} is 0; expected at least 1.")
-    return Reading().args(fields)
+    return source
 
 
 def find_model(run: Path, loading: Loading) -> tuple[Path, Loading]:
@@ -111,8 +117,8 @@ def predict_to_folder(
     options: dict[str, Any] = {"block": collecting.block, "batch_size": collecting.batch_size}
     args = CollectionArgs(
         top=top,
-        features=collecting.features,
-        format=collecting.format or ("parquet" if collecting.features else "csv"),
+        features=collecting.with_features,
+        format=collecting.format or ("parquet" if collecting.with_features else "csv"),
         source=source,
         **{name: value for name, value in options.items() if value is not None},
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from muybridge.cli.app import Fields, Loading, Reading, app, complain
-from muybridge.cli.predicting import READ, SOURCE, find_model
+from muybridge.cli.app import Fields, Loading, app, complain
+from muybridge.cli.predicting import find_model, read_source
 from muybridge.errors import BadInput
 
 DEFAULT = Loading()
@@ -62,10 +62,7 @@ def serve(
         raise BadInput(f"--top is {top}; expected 1 to {MOST_TOP}.")
     if not 0 < window < float("inf"):
         raise BadInput(f"--window is {window:g}; expected more than 0.")
-    for name in fields or {}:
-        if name not in READ:
-            raise BadInput(f"--{name} is not for a page, which reads {SOURCE}.")
-    given = Reading().args(fields)
+    given = read_source(fields, "a page, which reads")
     read = {name.removeprefix("source."): getattr(given, name.removeprefix("source.")) for name in fields or {}}
     limits = ServeLimits(max_upload, max_duration, keep, max_requests, replace(VISITORS, **read))
     run, loading = find_model(run, loading)

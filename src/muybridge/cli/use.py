@@ -49,7 +49,8 @@ def predict(
     run, loading = find_model(run, loading)
     if collecting.out is not None:
         if given := answering.given():
-            raise BadInput(f"{given[0]} is for answers that are printed; leave it or --out out.")
+            more = " A collection's are written with --with-features." if given[0] == "--features" else ""
+            raise BadInput(f"{given[0]} is for answers that are printed; leave it or --out out.{more}")
         return predict_to_folder(run, videos, top, loading, collecting, fields, json)
     refuse_without_out(collecting)
     source, batch_size = read_fields(collecting, fields), collecting.batch_size

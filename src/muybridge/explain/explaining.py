@@ -16,9 +16,8 @@ from muybridge.explain.importance import without_each
 from muybridge.explain.rollout import rollout_map
 from muybridge.methods.base import Method
 from muybridge.predicting.asking import best_of
-from muybridge.predicting.reading import check_given
-from muybridge.structures import Looked, ModelSpec, Sampling
-from muybridge.video.decode import open_video
+from muybridge.predicting.reading import check_given, open_given
+from muybridge.structures import Looked, ModelSpec, Sampling, SourceArgs
 from muybridge.video.sampling import test_indices
 from muybridge.video.transforms import test_boxes, test_video
 
@@ -36,6 +35,7 @@ def explain(
     how: str = "auto",
     shown: str | None = None,
     importance: bool = True,
+    reading: SourceArgs | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Explanation:
     """Where a method looks in one video, and how much each frame matters; `Recogniser.explain` has the arguments.
@@ -44,6 +44,7 @@ def explain(
         method: in evaluation mode, on `device`.
         spec: its labels, sampling and transform.
         device: where `method` is.
+        reading: its `source`: limits of what the file may cost, and the decoder.
         advance: told how many more of the `importance.passes(T)` passes are done.
     """
     if how not in HOW:
@@ -51,7 +52,7 @@ def explain(
     if label is not None and label not in spec.labels:
         raise unknown("class", label, spec.labels)
     source = _source(video)
-    pictures, indices, seconds = _read(source, spec.sampling)
+    pictures, indices, seconds = _read(source, spec.sampling, reading)
     single = spec.sampling.views * spec.sampling.crops == 1
     middle = spec.sampling.crops // 2
     inputs = test_video(pictures, spec.transform, spec.sampling.crops, single)[middle][None].to(device)
@@ -93,6 +94,7 @@ def explain(
         pictures=pictures,
         box=_covered(boxes[middle], method),
         notes=_notes(spec.sampling, method),
+        reading=reading or SourceArgs(),
     )
 
 
@@ -131,12 +133,14 @@ def _source(video: object) -> str | Frames:
     return given if isinstance(given, np.ndarray) else str(given)
 
 
-def _read(video: str | Frames, sampling: Sampling) -> tuple[Frames, list[int], np.ndarray | None]:
+def _read(
+    video: str | Frames, sampling: Sampling, reading: SourceArgs | None
+) -> tuple[Frames, list[int], np.ndarray | None]:
     """The frames of the middle view [T, H, W, 3], their indices, and when every frame of the video is shown."""
     if isinstance(video, np.ndarray):
         indices = test_indices(len(video), sampling)[sampling.views // 2]
         return video[indices], indices, None
-    with open_video(video) as opened:
+    with open_given(video, reading) as opened:
         indices = test_indices(opened.frame_count, sampling)[sampling.views // 2]
         try:
             seconds = opened.seconds()

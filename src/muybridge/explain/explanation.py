@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from muybridge.errors import BadInput
-from muybridge.structures import Prediction
+from muybridge.structures import Prediction, SourceArgs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,6 +61,7 @@ class Explanation:
         pictures: uint8 [T, H, W, 3], these frames as they are in the video.
         box: (top, left, height, width) of what the patches cover, in pixels of the video.
         notes: what one should know, sentences.
+        reading: how the file is read, for its film too.
     """
 
     source: str | Frames
@@ -77,6 +78,7 @@ class Explanation:
     pictures: Frames
     box: tuple[float, float, float, float]
     notes: tuple[str, ...] = field(default=())
+    reading: SourceArgs = field(default=SourceArgs())
 
     def __repr__(self) -> str:
         return f"Explanation({str(self)!r})"

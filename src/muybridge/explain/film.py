@@ -23,7 +23,7 @@ from muybridge.explain.explanation import Explanation, Frames
 from muybridge.explain.picture import LEAST, font, grown, ring
 from muybridge.predicting.annotate import encoder
 from muybridge.predicting.draw import shortened
-from muybridge.video.decode import open_video
+from muybridge.predicting.reading import open_given
 
 HALT = 0.6  # seconds at every frame that the model read
 PLAYED = 12.0  # seconds that the rest may take
@@ -183,7 +183,7 @@ def _length(explanation: Explanation) -> tuple[int, float]:
     """How many frames the video has, and how many a second."""
     if not isinstance(explanation.source, str):
         return len(explanation.source), RATE
-    with open_video(explanation.source) as opened:
+    with open_given(explanation.source, explanation.reading) as opened:
         return opened.frame_count, opened.frame_rate or RATE
 
 
@@ -194,7 +194,7 @@ def _pictures(explanation: Explanation, shown: list[int]) -> Generator[tuple[int
             yield index, explanation.source[index]
         return
     at_once = max(1, int(MEMORY // explanation.pictures[0].nbytes))
-    with open_video(explanation.source) as opened:
+    with open_given(explanation.source, explanation.reading) as opened:
         for start in range(0, len(shown), at_once):
             part = shown[start : start + at_once]
             yield from zip(part, opened.read(part), strict=True)

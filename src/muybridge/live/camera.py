@@ -29,6 +29,7 @@ import numpy.typing as npt
 from muybridge.errors import BadInput, VideoError
 from muybridge.structures import SourceArgs
 from muybridge.video.container import MediaFile, open_container
+from muybridge.video.decode import upright
 from muybridge.video.limits import Limits
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Camera:
             rgb = frame.to_ndarray(format="rgb24")
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(self.name, f"a frame cannot be turned into colours ({error})") from error
-        return np.ascontiguousarray(np.rot90(np.asarray(rgb, np.uint8), round(frame.rotation / 90) % 4))
+        return np.ascontiguousarray(upright(np.asarray(rgb, np.uint8), frame))
 
     def _connection(self, stop: threading.Event) -> Iterator[tuple[float, VideoFrame]]:
         """Frames from one opening to the end or the loss of the source, with their seconds."""

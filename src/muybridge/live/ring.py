@@ -9,11 +9,7 @@ from torch import Tensor
 
 from muybridge.errors import BadInput
 from muybridge.methods.base import Features, Method
-
-
-def encodes_once(method: Method) -> bool:
-    """Whether a method reads each frame of a stream by itself and keeps what it found, for all windows to come."""
-    return type(method).encode_frame is not Method.encode_frame
+from muybridge.predicting.walk import encodes_once
 
 
 class Ring:

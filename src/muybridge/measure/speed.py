@@ -16,12 +16,13 @@ from muybridge.engine.freed import freed_memory
 from muybridge.errors import BadInput, unknown
 from muybridge.export.timing import RUNTIMES, runtime_call
 from muybridge.info.counting import multiply_adds
-from muybridge.live.ring import Ring, encodes_once
+from muybridge.live.ring import Ring
 from muybridge.measure.machine import matrix_rate
 from muybridge.measure.memory import peak_on_gpu
 from muybridge.measure.timing import interleaved
 from muybridge.measure.workload import bare_backbone, random_video, training_step
 from muybridge.methods.base import Method, check_cacheable
+from muybridge.predicting.walk import encodes_once
 
 Call = Callable[[], object]
 BARE = "backbone alone"

@@ -282,8 +282,9 @@ class EVL(Method):
 
         Returns:
             `tokens` [B, M, L, D], outputs of the last M blocks. If the cross attention is on, `queries` and `keys`
-            [B, M, h, L, d] of these blocks, and, where there is a frame before, `matched` [B, M, 2, L, D]: what the
-            match of the two adds to that frame and to this one, wherever in a window they stand.
+            [B, M, h, L, d] of these blocks, and, where there is a frame before, `matched` [M, rows, B, 2, columns, D]:
+            what the match of the two adds to the patches of that frame and of this one, wherever in a window they
+            stand.
         """
         queries, keys = [], []
 
@@ -304,9 +305,8 @@ class EVL(Method):
             assert isinstance(layer, DecoderLayer)
             assert layer.temporal_match is not None
             pair = affinity_maps(fold_frames(q[:, :, i]), fold_frames(k[:, :, i]), 2, self.backbone.config.prefix)
-            nothing = kept["tokens"].new_zeros(len(images), 2, *kept["tokens"].shape[2:])
-            matched.append(layer.temporal_match(nothing, pair.to(self.query.dtype), self.stretch_index))
-        return {**kept, "matched": torch.stack(matched, dim=1)}
+            matched.append(layer.temporal_match.pair(pair.to(self.query.dtype), self.stretch_index))
+        return {**kept, "matched": torch.stack(matched)}
 
     def from_frames(self, frames: Sequence[Features]) -> Output:
         """What `encode_frame` kept of T frames -> logits [B, K]; only the decoder is run."""
@@ -315,17 +315,18 @@ class EVL(Method):
         if not self.config.temporal_match:
             return self._decode(tokens, ())
         matched = []
+        rows, columns = self.backbone.config.grid_of(self.image_size)
         for i, y in enumerate(tokens):
-            added = torch.zeros_like(y)
+            added = y.new_zeros(rows, len(y), len(frames), columns, y.shape[-1])
             for t, frame in enumerate(frames[1:]):
-                added[:, t : t + 2] += frame["matched"][:, i]
+                added[:, :, t : t + 2] += frame["matched"][i]
             matched.append(added)
         return self._decode(tokens, (), matched)
 
     def _decode(
         self, tokens: Sequence[Tensor], affinity: Sequence[Tensor], matched: Sequence[Tensor] | None = None
     ) -> Output:
-        """The decoder on what `_tap` returns; `matched`: what the matches add to the tokens, in place of `affinity`."""
+        """The decoder on what `_tap` returns; `matched`: what matches add to the patches, in place of `affinity`."""
         x = self.query.expand(tokens[0].shape[0], -1)
         losses = []
         for i, layer in enumerate(self.layers):
@@ -350,18 +351,19 @@ class EVL(Method):
         """Y = F + conv(F) + pos + match, F the tokens f [B, T, L, D] of the i-th tapped block."""
         conv, position, match = layer.temporal_conv, layer.temporal_position, layer.temporal_match
         fused = f.device.type == "cpu" and not f.requires_grad and not torch.compiler.is_compiling()
-        if fused and conv is not None and matched is None and self._trace is None:
-            added = None if match is None or affinity is None else match.added(affinity, self.stretch_index)
-            return frame_sum(f, conv.weight, conv.bias, position, added, self.backbone.config.prefix)
+        if matched is None and match is not None and affinity is not None:
+            matched = match.added(affinity, self.stretch_index)
+        if fused and conv is not None and self._trace is None:
+            return frame_sum(f, conv.weight, conv.bias, position, matched, self.backbone.config.prefix)
         y = f
         if conv is not None:
             y = conv(f)
             self.record_difference(f"layers.{i}.temporal_conv", y, f)
         if position is not None:
             y = y + position[:, None]
-        if match is not None:
+        if match is not None and matched is not None:
             before = y
-            y = y + matched if matched is not None else match(y, affinity, self.stretch_index)
+            y = match.onto(y, matched)
             self.record_difference(f"layers.{i}.temporal_match", y, before)
         return y
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain, islice
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,9 +17,10 @@ from muybridge.engine.batches import Batch
 from muybridge.engine.evaluate import Model, view_scores
 from muybridge.engine.progress import Progress
 from muybridge.errors import BadInput
-from muybridge.predicting.reading import in_background, open_given, read_windows
+from muybridge.predicting.reading import in_background, open_given, read_windows, window_indices
 from muybridge.predicting.results import Predictions
 from muybridge.predicting.timeline import Timeline, Window, check_score, merge, plan_windows
+from muybridge.predicting.walk import LOOKED_AT, Walk, sharing_pays
 from muybridge.structures import Item, Prediction, SourceArgs
 
 
@@ -116,6 +120,7 @@ def ask_windows(
         # The last frame is seen for as long as one is on average.
         duration = max(video.duration, float(times[-1]))
         plan = plan_windows(duration, window, step)
+        walk = _walk(model, times, plan)
         progress.start("seconds of video", round(duration))
         told = 0.0
         try:
@@ -124,9 +129,12 @@ def ask_windows(
             )
             with closing(read):  # the thread ends before the file is closed, whatever happens here
                 for views in read:
-                    scores, vector = _answer(model, torch.stack(views), features)
-                    vectors += [] if vector is None else [vector]
-                    for row in scores:
+                    if walk is None:
+                        answers = [_answer(model, torch.stack(views), features)]
+                    else:
+                        answers = [_answer(model, one[None], features, walk) for one in views]
+                    vectors += [vector for _, vector in answers if vector is not None]
+                    for row in torch.cat([scores for scores, _ in answers]):
                         start, end = plan[len(answered)]
                         what = f"{called} from {start:g} s on"
                         answered.append(Window(start, end, best_of(row, model.spec.labels, question.top, what)))
@@ -154,15 +162,37 @@ def best_of(scores: Tensor, labels: Sequence[str], top: int, name: str = "the vi
     )
 
 
-def _answer(model: Model, video: Tensor, features: bool) -> tuple[Tensor, Tensor | None]:
-    """Scores [B, K] of video [B, V, T, 3, H, W], and features [B, D] if they are asked for; mean over the views."""
+def _walk(model: Model, times: npt.NDArray[np.float64], plan: Sequence[tuple[float, float]]) -> Walk | None:
+    """What encodes the frames once that windows share; None: windows in batches are as quick."""
+    sampling = model.spec.sampling
+    indices = ([index for view in window_indices(times, *one, sampling) for index in view] for one in plan)
+    first = list(islice(indices, LOOKED_AT))
+    if sampling.views > 1 or not sharing_pays(model.method, model.device, first):
+        return None
+    return Walk(model.method, chain(first, indices))
+
+
+@torch.inference_mode()
+def _answer(model: Model, video: Tensor, features: bool, walk: Walk | None = None) -> tuple[Tensor, Tensor | None]:
+    """Scores [B, K] of video [B, V, T, 3, H, W], and features [B, D] if they are asked for; mean over the views.
+
+    Args:
+        walk: B is 1, the video its next window; None: the method as it is.
+    """
+
+    def told() -> Tensor:
+        if walk is None:
+            return view_scores(model.method, video, model.device)
+        logits = walk.forward(video[0].to(model.device)).logits
+        return logits.float().softmax(dim=-1).mean(dim=0, keepdim=True).cpu()
+
     if not features:
-        return view_scores(model.method, video, model.device), None
+        return told(), None
     read: list[Tensor] = []
     # As `engine.answers.video_features`, with the scores from the same pass.
     handle = head_of(model.method).register_forward_pre_hook(lambda _, given: read.append(given[0]))
     try:
-        scores = view_scores(model.method, video, model.device)
+        scores = told()
     finally:
         handle.remove()
     # A tensor of inference mode could not be trained on; its copy can.

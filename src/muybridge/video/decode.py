@@ -371,6 +371,11 @@ def _turn(frame: VideoFrame) -> _Turn:
     return _Turn(False, mirror=a < 0, upend=d < 0)
 
 
+def upright(picture: Frames, frame: VideoFrame) -> Frames:
+    """The stored picture [H, W, 3] of a frame as a player shows it: turned and mirrored as its stream says."""
+    return _upright(picture, _turn(frame))
+
+
 def _upright(picture: Frames, turn: _Turn) -> Frames:
     if turn.exchange:
         picture = picture.swapaxes(0, 1)
