@@ -103,7 +103,7 @@ def test_first_start(start, tmp_path):
     assert torchrun.rdzv_endpoint == "m1:21234"
     assert words == ["train", "--out", str(tmp_path / "run"), *usage]
     arguments, fields = check_command(words)
-    assert (arguments["recipe"], arguments["data"]) == ("evl_vitb16_k400_8f", "DIR")
+    assert (arguments["setup"].recipe, arguments["setup"].data) == ("evl_vitb16_k400_8f", "DIR")
     assert fields
 
 
