@@ -68,7 +68,7 @@ def measure(workload: Workload, rounds: int) -> dict[str, float]:
     figures["training"] = _step_ratio(bare, training_step(model, video), rounds)
     figures["training_plain"] = _step_ratio(bare, training_step(twin, video), rounds)
     model.checkpoint_activations = True
-    figures["training_checkpoint"] = _step_ratio(bare, training_step(model, video), max(rounds // 2, 1))
+    figures["training_checkpoint"] = _step_ratio(bare, training_step(model, video), max(rounds // 2, 1), saving=True)
     del model, twin, bare, video
     gc.collect()
     threads = torch.get_num_threads()
@@ -81,8 +81,8 @@ def measure(workload: Workload, rounds: int) -> dict[str, float]:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def _step_ratio(bare: object, step: object, rounds: int) -> float:
-    with freed_memory(saving=False):  # as the training loop does
+def _step_ratio(bare: object, step: object, rounds: int, saving: bool = False) -> float:
+    with freed_memory(saving):  # as the training loop does
         times: Times = interleaved({BARE: bare, "step": step}, rounds)  # type: ignore[dict-item]
     return times.ratio("step", BARE)
 

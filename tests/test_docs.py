@@ -86,7 +86,8 @@ def test_the_program_takes_it(page, command):
     _, bound, ignored = cli.app.parse_args(words, exit_on_error=False, print_error=False)
     assert not fields or "fields" in ignored
     given = bound.arguments
-    recipe = given["loading"].recipe if "loading" in given else given.get("recipe")
+    holder = given.get("loading") or given.get("setup")
+    recipe = holder.recipe if holder else given.get("recipe")
     if "fields" not in ignored or "--help" in words or "--resume" in words:
         assert recipe is None or recipe in recipe_names()
         return

@@ -42,6 +42,31 @@ def test_values_and_gradients(kind, stretch, monkeypatch):
         torch.testing.assert_close(QuickGELU()(x), wanted)  # in place, wherever it lies
 
 
+@pytest.mark.parametrize("kind", inputs())
+@pytest.mark.parametrize("bias", [True, False])
+def test_into_a_linear_map(kind, bias):
+    torch.manual_seed(1)
+    x = inputs()[kind]
+    linear = torch.nn.Linear(x.shape[-1], 5, bias=bias).double()
+    parameters = list(linear.parameters())
+    leaf, theirs = x.detach().requires_grad_(), x.detach().clone().requires_grad_()
+    found, wanted = QuickGELU().into(leaf, linear), linear(formula(theirs))
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn_like(found)
+    ours = torch.autograd.grad(found, [leaf, *parameters], grad)
+    for one, other in zip(ours, torch.autograd.grad(wanted, [theirs, *parameters], grad), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_is_kept_on_the_way_into_a_linear_map(frozen):
+    linear, x = torch.nn.Linear(16, 5).requires_grad_(not frozen), torch.randn(9, 16, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.data_ptr()), t)[1], lambda t: t):
+        QuickGELU().into(x, linear)
+    assert set(kept) <= {x.data_ptr(), linear.weight.data_ptr()}
+
+
 def test_beside_the_cut_nothing_changes():
     wide = torch.randn(3, 50, 20)
     rest = wide[..., 16:].clone()

@@ -38,6 +38,21 @@ with freed_memory(saving=False):
     within, held = touched(), resident() - begun
 print(json.dumps({"within": within, "held": held, "left": resident() - begun}))
 """
+FORKED = """
+import os
+from muybridge.engine.freed import usual_in_fork
+
+torch.set_num_threads(1)
+with freed_memory(saving=False):
+    usual_in_fork()  # which this is not
+    if not os.fork():
+        TREATED
+        begun = resident()
+        torch.ones(40 << 20)
+        print(json.dumps({"left": resident() - begun}), flush=True)
+        os._exit(0)
+    os.wait()
+"""
 AS_USUAL = """
 print(json.dumps({"pages": touched()}))
 """
@@ -76,6 +91,13 @@ def test_it_is_kept_for_what_is_needed_next_until_the_training_is_over() -> None
     assert pages["within"] < 5
     assert pages["left"] < 10
     assert run(AS_USUAL)["pages"] >= 20  # 24 pages of 2 MB, or 12,288 of 4 kB
+
+
+@glibc
+@on_cpu
+def test_a_process_that_decodes_keeps_nothing() -> None:
+    assert run(FORKED.replace("TREATED", "usual_in_fork()"))["left"] < 70
+    assert run(FORKED.replace("TREATED", "pass"))["left"] > 150
 
 
 @glibc

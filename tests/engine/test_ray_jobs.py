@@ -18,7 +18,7 @@ from muybridge.errors import BadInput
 ARGS = CollectionArgs(top=3, block=2, batch_size=2)
 # What Python reads in every process that is started here: workers of Ray note what they read.
 NOTED = """
-import os, signal, sys, time
+import os, signal
 if b"default_worker.py" in open("/proc/self/cmdline", "rb").read():
     from muybridge.video.dataset import VideoDataset
     real = VideoDataset.__getitem__

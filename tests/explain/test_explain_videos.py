@@ -238,6 +238,16 @@ def test_limits_and_the_decoder_are_those_given(evl, clip, tmp_path, capsys, mon
     assert not (tmp_path / "two").exists()
 
 
+def test_the_film_is_read_in_parts_within_the_limit(evl, clip, tmp_path):
+    height, width, _ = evl.explain(clip, importance=False).pictures[0].shape
+    given = SourceArgs(megabytes=(evl.method.frames + 0.5) * height * width * 3 / 1e6)
+    whole, parts = (evl.explain(clip, importance=False, source=source) for source in (None, given))
+    assert len(decoded(clip)) > evl.method.frames
+    for seen, name in ((whole, "whole"), (parts, "parts")):
+        seen.save(tmp_path / name)
+    assert np.array_equal(*(decoded(tmp_path / name / "overlay.mp4") for name in ("whole", "parts")))
+
+
 def test_what_cannot_be_explained(evl, clip, tmp_path, capsys):
     with pytest.raises(BadInput, match="choose 'rollout'"):
         recogniser("probe").explain(clip, how="attention")

@@ -93,7 +93,7 @@ def test_displacement_bins_equal_the_loops(prefix, frames):
         torch.nn.init.normal_(parameter)
     affinity = torch.rand(2, 2, frames - 1, 6, 6).double().softmax(-1)
     y = torch.randn(2, frames, prefix + 6, 4).double()
-    fast = module(y, affinity, stretch_index(grid))
+    fast = module.onto(y, module.added(affinity, stretch_index(grid)))
     if frames == 1:
         assert torch.equal(fast, y)
     else:

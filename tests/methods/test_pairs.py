@@ -51,6 +51,25 @@ def test_pair_convolution_under_autocast_takes_its_gradients_in_bf16() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0.03 * b.abs().max().item())
 
 
+def test_pair_convolution_of_tokens_without_a_gradient() -> None:
+    f, weight = random(2, 3, 21, WIDTH, seed=0).detach(), random(8, 2 * WIDTH, 3, 3, seed=1)
+    again = f.clone().requires_grad_()
+    ours, plain = (pair_convolution(x, weight, None, GRID, 1, 1) for x in (f, again))
+    compare(ours, plain, [weight])
+
+
+def test_weighted_linear_under_autocast_is_its_formula() -> None:
+    given = [
+        random(*shape, seed=i).detach().float()
+        for i, shape in enumerate([(2, 3, 7, WIDTH), (2, 3, 7, 1), (4, WIDTH), (4,)])
+    ]
+    f, weights, matrix, bias = (x.requires_grad_() for x in given)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, plain = weighted_linear(f, weights, matrix, bias), F.linear(f * weights, matrix, bias)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, plain)
+
+
 def test_weighted_linear() -> None:
     f, weights = random(2, 3, 7, WIDTH, seed=0), random(2, 3, 7, 1, seed=1)
     matrix, bias = random(4, WIDTH, seed=2), random(4, seed=3)

@@ -124,7 +124,8 @@ def test_batches_that_come_in_another_order_are_put_in_order(model, videos):
     question = question_to(model)
     batches = list(read_apart(question.dataset(items), [[0], [1, 2], [3, 4]], 0))
     names = [item.path for item in items]
-    asked = list(ask(model, question, batches[::-1], items, names))
+    asked = list(ask(model, question, batches[::-1], items, names, features=True))
+    assert not any(one.feature.is_inference() for one in asked)  # they can be trained on
     assert [one.position for one in asked] == list(range(5))
     assert [one.answer.video for one in asked] == names
     first = ask(model, question, iter([batches[0], *batches[:0:-1]]), items, names)

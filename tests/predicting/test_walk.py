@@ -82,6 +82,20 @@ def test_where_sharing_pays():
     assert not sharing_pays(recogniser("st_adapter").method, cpu, half)
 
 
+def test_where_sharing_pays_if_the_backbone_reads_every_second_frame():
+    cpu, method = torch.device("cpu"), model_of("dist").method
+    assert (method.frames, method.backbone_frames) == (4, 2)
+    assert sharing_pays(method, cpu, [[k, k + 1, k + 2, k + 3] for k in range(8)])  # each frame once, in place of twice
+    assert sharing_pays(method, cpu, [[k, k + 1, k + 2, k + 3] for k in range(0, 16, 2)])
+    # One frame in four is shared, and read in the second window only.
+    assert not sharing_pays(method, cpu, [[k, k + 1, k + 2, k + 3] for k in range(0, 24, 3)])
+
+
+def test_features_can_be_trained_on(film):
+    _, vectors = asked(model_of("evl"), film, 2.0, 1.0)
+    assert not vectors.is_inference()
+
+
 def test_windows_that_stay_or_leap():
     method = model_of("evl").method
     film = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))

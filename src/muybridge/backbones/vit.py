@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muybridge.backbones.activation import activation
+from muybridge.backbones.activation import QuickGELU, activation
 from muybridge.errors import BadInput, shape_text
 
 Edit = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -151,7 +151,8 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        hidden = self.fc1(x)
+        return self.act.into(hidden, self.fc2) if isinstance(self.act, QuickGELU) else self.fc2(self.act(hidden))
 
 
 class LayerScale(nn.Module):
@@ -199,7 +200,7 @@ class PatchEmbed(nn.Module):
 def patches_of(images: Tensor, patch: tuple[int, ...]) -> Tensor:
     """[N, 3, H, W] -> [N, rows * columns, 3 * height * width of a patch], row by row; what fills no patch is dropped.
 
-    Fast: one matrix product with them is the patches' convolution, in 0.85 of its time on a CPU.
+    Fast: one matrix product with them is the patches' convolution, in 0.89 of its time on a CPU.
     """
     (height, width), (rows, columns) = patch, (images.shape[2] // patch[0], images.shape[3] // patch[1])
     whole = images[:, :, : rows * height, : columns * width]

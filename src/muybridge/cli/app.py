@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from muybridge import __version__
-from muybridge.errors import BadInput, MuybridgeError
+from muybridge.errors import BadInput, MissingFile, MuybridgeError
 from muybridge.structures import SourceArgs
 
 if TYPE_CHECKING:
@@ -56,14 +56,21 @@ class Loading:
     interpolate: bool = False
 
     def load(self, source: Path, device: str | None = None) -> Recogniser:
-        """The recogniser at `source`, on `device` or the best one; what is to be known about it is told on stderr."""
-        from muybridge.loading import load
+        """The recogniser at `source`, on `device` or the best one; what is to be known about it is told on stderr.
 
+        The name of a published recipe means its file in the current folder.
+        """
+        from muybridge.loading import load
+        from muybridge.recipes import recipe_names
+
+        recipe = self.recipe
+        if not source.exists() and str(source) in recipe_names():
+            source, recipe = _published_file(str(source)), recipe or str(source)
         recogniser = load(
             source,
             device,
             weights=self.weights,
-            recipe=self.recipe,
+            recipe=recipe,
             labels=parse_labels(self.labels),
             frames=self.frames,
             image_size=(self.size, self.size) if self.size else None,
@@ -72,6 +79,26 @@ class Loading:
         for sentence in recogniser.notes:
             complain(sentence)
         return recogniser
+
+
+def _published_file(recipe: str) -> Path:
+    """The file of weights of a published recipe, in the current folder.
+
+    Raises:
+        MissingFile: it is not there; its name and what to do are told.
+    """
+    from muybridge.recipes import published_recipe
+
+    names = [file.name for file in published_recipe(recipe).files]
+    for name in names:
+        if Path(name).is_file():
+            return Path(name)
+    told = f"expected {' or '.join(names)} in the current folder" if names else "no file of weights is known by name"
+    raise MissingFile(
+        f"{recipe} is a published recipe, and its weights are not here; {told}. Fetch the file from its authors and "
+        f"give it: muybridge predict FILE VIDEO --recipe {recipe}. Or train by it: muybridge train --recipe {recipe} "
+        "--data DIR."
+    )
 
 
 @Parameter(name="*")

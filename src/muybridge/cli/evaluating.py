@@ -58,8 +58,8 @@ def evaluate(
     read: --source.seconds, --source.megapixels, --source.megabytes, as in `train`.
 
     Args:
-        run: a run folder, its model.safetensors, or a published checkpoint; without --data the folder of a finished
-            evaluation, which is shown again.
+        run: a run folder, its model.safetensors, a published checkpoint, or a published recipe whose file is here;
+            without --data the folder of a finished evaluation, which is shown again.
         data: the videos, laid out as for `train`; classes are matched by name.
         split: 'val', 'train' or 'all'.
         views: temporal views x spatial crops at test time, such as 3x1 (default: the run's).

@@ -35,7 +35,7 @@ def explain(
     --source.decoder, --source.seconds, --source.megapixels and --source.megabytes are those of `muybridge predict`.
 
     Args:
-        run: a run folder, its model.safetensors, or a published checkpoint.
+        run: a run folder, its model.safetensors, a published checkpoint, or a published recipe whose file is here.
         video: a video file.
         out: folder for sheet.png, overlay.mp4, explanation.json and maps.npz; by default the name of the video and
             "-explained", in the current folder.

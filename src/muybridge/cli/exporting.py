@@ -38,7 +38,7 @@ def export(
     success is said. Beside it lies predict.py, which needs neither muybridge nor torch (docs/deploy.md).
 
     Args:
-        run: a run folder, its model.safetensors, or a published checkpoint.
+        run: a run folder, its model.safetensors, a published checkpoint, or a published recipe whose file is here.
         to: 'onnx' (muybridge[onnx]), 'openvino' (muybridge[openvino]) or 'torch', a program of torch.export.
         half: weights in fp16: half the size.
         int8: weights of matrix products in bytes: a quarter of the size; onnx and openvino.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json as json_module
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cyclopts import Parameter
 
 from muybridge.cli.app import Fields, Loading, Reading
-from muybridge.errors import BadInput, MissingFile
+from muybridge.errors import BadInput
 from muybridge.structures import SourceArgs
 
 SOURCE = "--source.decoder, seconds, megapixels and megabytes"
@@ -75,27 +75,6 @@ def read_fields(collecting: Collecting, fields: Fields) -> SourceArgs:
         if getattr(collecting, name) == 0:
             raise BadInput(f"--{name.replace('_', '-')} is 0; expected at least 1.")
     return source
-
-
-def find_model(run: Path, loading: Loading) -> tuple[Path, Loading]:
-    """The run or file that is meant: the name of a published recipe means its file in the current folder.
-
-    Raises:
-        MissingFile: it is not there; its name and what to do are told.
-    """
-    from muybridge.recipes import published_recipe, recipe_names
-
-    if run.exists() or str(run) not in recipe_names():
-        return run, loading
-    names = [file.name for file in published_recipe(str(run)).files]
-    for name in names:
-        if Path(name).is_file():
-            return Path(name), replace(loading, recipe=loading.recipe or str(run))
-    told = f"expected {' or '.join(names)} in the current folder" if names else "no file of weights is known by name"
-    raise MissingFile(
-        f"{run} is a published recipe, and its weights are not here; {told}. Fetch the file from its authors and give "
-        f"it: muybridge predict FILE VIDEO --recipe {run}. Or train by it: muybridge train --recipe {run} --data DIR."
-    )
 
 
 def predict_to_folder(

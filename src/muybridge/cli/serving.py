@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from muybridge.cli.app import Fields, Loading, app, complain
-from muybridge.cli.predicting import find_model, read_source
+from muybridge.cli.predicting import read_source
 from muybridge.errors import BadInput
 
 DEFAULT = Loading()
@@ -65,7 +65,6 @@ def serve(
     given = read_source(fields, "a page, which reads")
     read = {name.removeprefix("source."): getattr(given, name.removeprefix("source.")) for name in fields or {}}
     limits = ServeLimits(max_upload, max_duration, keep, max_requests, replace(VISITORS, **read))
-    run, loading = find_model(run, loading)
     recogniser = loading.load(run)
     with (
         _ended_alike(),

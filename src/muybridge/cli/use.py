@@ -7,7 +7,7 @@ from pathlib import Path
 from muybridge.cli.answering import Answering, predict_and_tell
 from muybridge.cli.app import Fields, Loading, app
 from muybridge.cli.live import Living, predict_live, refuse_others
-from muybridge.cli.predicting import Collecting, find_model, predict_to_folder, read_fields, refuse_without_out
+from muybridge.cli.predicting import Collecting, predict_to_folder, read_fields, refuse_without_out
 from muybridge.errors import BadInput
 
 DEFAULT = Loading()
@@ -42,11 +42,9 @@ def predict(
     """
     refuse_others(living, videos, answering, collecting)
     if living.live is not None:
-        run, loading = find_model(run, loading)
         return predict_live(run, top, loading, living, fields, json)
     if not videos:
         raise BadInput("Name at least one video file after the run folder.")
-    run, loading = find_model(run, loading)
     if collecting.out is not None:
         if given := answering.given():
             more = " A collection's are written with --with-features." if given[0] == "--features" else ""

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from muybridge.engine.freed import usual_in_fork
 from muybridge.engine.processes import Processes
 from muybridge.engine.transfer import finished
 from muybridge.errors import BadInput, MuybridgeError, UnknownName, VideoError
@@ -216,6 +217,7 @@ def begin_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    usual_in_fork()
     info = get_worker_info()
     assert info is not None
     assert isinstance(info.dataset, Watch)

@@ -23,6 +23,8 @@ GIVE_BACK = {MMAP_MAX: 65536, MMAP_THRESHOLD: MB, TRIM_THRESHOLD: 2 * MB, TOP_PA
 # What glibc comes to by itself once blocks of 32 MB were freed.
 AS_USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * MB, TRIM_THRESHOLD: 64 * MB, TOP_PAD: MB // 8}
 
+_within: list[int] = []  # this process, once for each `freed_memory` that it is in
+
 
 @contextmanager
 def freed_memory(saving: bool) -> Iterator[None]:
@@ -35,11 +37,20 @@ def freed_memory(saving: bool) -> Iterator[None]:
         yield
         return
     set_allocator(GIVE_BACK if saving else KEEP)
+    _within.append(os.getpid())
     try:
         yield
     finally:
+        _within.pop()
         set_allocator(AS_USUAL)
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def usual_in_fork() -> None:
+    """A process that was forked within `freed_memory`, to decode videos, treats its memory as usual again."""
+    if _within and _within[-1] != os.getpid():
+        _within.clear()
+        set_allocator(AS_USUAL)
 
 
 def may_set_allocator() -> bool:

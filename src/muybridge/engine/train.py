@@ -110,7 +110,7 @@ def train(
     texts = source.labels if texts is None else texts
     if len(texts) != len(source.labels):
         raise BadInput(f"{len(texts)} labels are given for {len(source.labels)} classes: {', '.join(source.labels)}.")
-    with _own_generators(), freed_memory(saving=recipe.train.checkpoint_activations):
+    with _own_generators():
         torch.manual_seed(recipe.train.seed)
         if start is not None:
             method = start_from(start, recipe, source.labels, texts, progress)
@@ -123,7 +123,8 @@ def train(
             rate = recipe.train.backbone_lr
             progress.say(f"{trained / 1e6:.2f} M parameters of the backbone are trained too, at the rate {rate:g}.")
         recipe = replace(recipe, options=to_dict(method.config))  # what was `auto` is settled for a resumed run
-        return Run(recipe, out, source, method, progress, batches, processes).go(until=until)
+        with freed_memory(saving=recipe.train.checkpoint_activations):
+            return Run(recipe, out, source, method, progress, batches, processes).go(until=until)
 
 
 def resume(
@@ -154,13 +155,14 @@ def resume(
         backbone = load_backbone(recipe.backbone, recipe.weights or None)[0]
     if backbone_sha256(backbone) != state["backbone_sha256"]:
         raise CheckpointError(f"{folder} was trained with other backbone weights than '{recipe.backbone}' has now.")
-    with _own_generators(), freed_memory(saving=recipe.train.checkpoint_activations):
+    with _own_generators():
         torch.manual_seed(recipe.train.seed)
         method = build_method(
             recipe.method, backbone, len(source.labels), recipe.sampling.frames, recipe.transform.size, recipe.options
         )
         unfreeze(method, recipe.train.unfreeze)
-        return Run(recipe, folder, source, method, progress, processes=processes).go(state, until)
+        with freed_memory(saving=recipe.train.checkpoint_activations):
+            return Run(recipe, folder, source, method, progress, processes=processes).go(state, until)
 
 
 def _join() -> Processes:

@@ -193,7 +193,8 @@ def _pictures(explanation: Explanation, shown: list[int]) -> Generator[tuple[int
         for index in shown:
             yield index, explanation.source[index]
         return
-    at_once = max(1, int(MEMORY // explanation.pictures[0].nbytes))
+    allowed = min(MEMORY, 1e6 * explanation.reading.megabytes or MEMORY)
+    at_once = max(1, int(allowed // explanation.pictures[0].nbytes))
     with open_given(explanation.source, explanation.reading) as opened:
         for start in range(0, len(shown), at_once):
             part = shown[start : start + at_once]

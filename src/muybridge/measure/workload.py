@@ -137,7 +137,7 @@ def training_step(model: Method, video: Tensor, precision: str = "fp32", cached:
 def prepare_step(workload: Workload, threads: int) -> Callable[[], None]:
     """The training step of a workload, for a process of its own (`memory.peak_of`)."""
     torch.set_num_threads(threads)
+    model = workload.build()
     if may_set_allocator():
         set_allocator(GIVE_BACK if workload.checkpoint_activations else KEEP)  # as the training loop does
-    model = workload.build()
     return training_step(model, random_video(model, workload.batch))

@@ -8,10 +8,10 @@ line and the tests know `Method`, never a particular one. A new method is one fi
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
-from functools import partial
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
@@ -159,8 +159,14 @@ class Method(nn.Module):
         computed twice.
         """
         if self.checkpoint_activations and torch.is_grad_enabled() and self._trace is None:
-            contexts = partial(_first_and_again, self)
-            kept: Answer = checkpoint(step, *inputs, use_reentrant=False, context_fn=contexts)
+            again = itertools.count()
+
+            def run(*given: Any) -> Answer:
+                with _statistics_kept(self) if next(again) else nullcontext():
+                    return step(*given)
+
+            # A compiler decides by itself what is computed again, and changes no statistics twice.
+            kept: Answer = checkpoint(step if torch.compiler.is_compiling() else run, *inputs, use_reentrant=False)
             return kept
         return step(*inputs)
 
@@ -331,11 +337,6 @@ def check_named(method: Method) -> None:
         )
 
 
-def _first_and_again(method: Method) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Around a checkpointed step: when it is computed first, and when it is computed for its gradients."""
-    return nullcontext(), _statistics_kept(method)
-
-
 @contextmanager
 def _statistics_kept(method: Method) -> Iterator[None]:
     """Within: batch norms normalise by their batch, and their running statistics stay as they are."""
@@ -343,7 +344,7 @@ def _statistics_kept(method: Method) -> Iterator[None]:
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # running = (1 - momentum) running + momentum batch
-        norm.num_batches_tracked = None
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
     try:
         yield
     finally:

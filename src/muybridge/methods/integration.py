@@ -74,7 +74,8 @@ class Integration(nn.Module):
         own, temporal = hidden.split([fc1.out_features, narrow.out_channels], dim=-1)
         temporal = self.temporal_mlp.act(convolve_time(temporal, self.temporal_mlp.conv))
         up = self.temporal_mlp.fc2
-        return self.mlp.fc2(self.mlp.act(own)) + F.linear(temporal, up.weight.flatten(1), up.bias)
+        assert isinstance(self.mlp.act, QuickGELU)
+        return self.mlp.act.into(own, self.mlp.fc2) + F.linear(temporal, up.weight.flatten(1), up.bias)
 
 
 class PoolAttention(nn.Module):

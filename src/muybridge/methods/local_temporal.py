@@ -48,10 +48,6 @@ class TemporalMatch(nn.Module):
         self.previous = nn.Parameter(torch.zeros(displacements, width))
         self.next = nn.Parameter(torch.zeros(displacements, width))
 
-    def forward(self, y: Tensor, affinity: Tensor, index: Tensor) -> Tensor:
-        """y [B, T, L, D] -> y + match, the prefix tokens as they are; arguments as of `added`."""
-        return self.onto(y, self.added(affinity, index))
-
     def onto(self, y: Tensor, added: Tensor) -> Tensor:
         """y [B, T, L, D] -> y with what `added` returns."""
         added = added.permute(1, 2, 0, 3, 4).flatten(2, 3)  # [B, T, P, D]

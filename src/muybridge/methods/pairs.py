@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from muybridge.backbones.steps import apply_step, one_precision
 
@@ -60,6 +61,7 @@ class _PairConvolution(torch.autograd.Function):
         return F.conv2d(neighbours(f, grid, prefix), weight, bias, padding=weight.shape[-1] // 2, groups=groups)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (f, weight), grad = ctx.saved_tensors, grads[0]
         padding = [weight.shape[-1] // 2] * 2
@@ -79,7 +81,8 @@ class _PairConvolution(torch.autograd.Function):
         )
         out = torch.zeros_like(f)
         patches = out[:, :, ctx.prefix :]
-        maps = of_pairs.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, (f.shape[0], -1))  # [B, T - 1, P, 2 D]
+        maps = of_pairs.permute(0, 2, 3, 1).flatten(1, 2)
+        maps = maps.unflatten(0, (f.shape[0], f.shape[1] - 1))  # [B, T - 1, P, 2 D]
         earlier, later = maps.chunk(2, dim=-1)
         patches[:, :-1] = earlier
         patches[:, 1:] += later
@@ -98,6 +101,7 @@ class _WeightedLinear(torch.autograd.Function):
         return F.linear(f * weights, matrix, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         (f, weights, matrix), grad = ctx.saved_tensors, grads[0]
         rows = grad.flatten(0, -2)

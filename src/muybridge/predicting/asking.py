@@ -172,7 +172,6 @@ def _walk(model: Model, times: npt.NDArray[np.float64], plan: Sequence[tuple[flo
     return Walk(model.method, chain(first, indices))
 
 
-@torch.inference_mode()
 def _answer(model: Model, video: Tensor, features: bool, walk: Walk | None = None) -> tuple[Tensor, Tensor | None]:
     """Scores [B, K] of video [B, V, T, 3, H, W], and features [B, D] if they are asked for; mean over the views.
 
@@ -183,7 +182,8 @@ def _answer(model: Model, video: Tensor, features: bool, walk: Walk | None = Non
     def told() -> Tensor:
         if walk is None:
             return view_scores(model.method, video, model.device)
-        logits = walk.forward(video[0].to(model.device)).logits
+        with torch.inference_mode():
+            logits = walk.forward(video[0].to(model.device)).logits
         return logits.float().softmax(dim=-1).mean(dim=0, keepdim=True).cpu()
 
     if not features:

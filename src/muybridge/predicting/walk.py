@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from muybridge.methods.base import Features, Method
 from muybridge.structures import Output
 
 LOOKED_AT = 8  # windows whose indices tell whether sharing pays
-LEAST = 0.25  # of a window's frames: below, batches of whole windows are quicker than frames one by one
+LEAST = 0.25  # of a window's frames are not read again: below, batches of whole windows are quicker
 
 
 def encodes_once(method: Method) -> bool:
@@ -26,6 +25,20 @@ def shared(before: Sequence[int], after: Sequence[int]) -> int:
     return next((count for count in range(most, 0, -1) if list(before[-count:]) == list(after[:count])), 0)
 
 
+def _encoded(method: Method, windows: Sequence[Sequence[int]]) -> int:
+    """How many frames the backbone reads for these windows, each at the first of them that needs it."""
+    step, total = method.frames // method.backbone_frames, 0
+    before: Sequence[int] = []
+    read: list[bool] = []
+    for window in windows:
+        count = shared(before, window)
+        read = read[len(read) - count :] + [False] * (len(window) - count)
+        total += read[::step].count(False)
+        read[::step] = [True] * len(read[::step])
+        before = window
+    return total
+
+
 def sharing_pays(method: Method, device: torch.device, windows: Sequence[Sequence[int]]) -> bool:
     """Whether a `Walk` is quicker than batches of windows.
 
@@ -34,10 +47,10 @@ def sharing_pays(method: Method, device: torch.device, windows: Sequence[Sequenc
         device: where it is. A GPU needs many frames at a time.
         windows: the indices of the first windows' frames.
     """
-    pairs = list(pairwise(windows))
-    if device.type != "cpu" or not pairs or not encodes_once(method):
+    if device.type != "cpu" or len(windows) < 2 or not encodes_once(method):
         return False
-    return sum(shared(*pair) for pair in pairs) >= LEAST * method.frames * len(pairs)
+    read = _encoded(method, windows) - method.backbone_frames  # those of the first window are read in any case
+    return read <= (1 - LEAST) * method.backbone_frames * (len(windows) - 1)
 
 
 class Walk:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
 KEEP = "read it with --source.decoder pyav"
+CUDA = "lib(?:nv|cuda|cublas|cudnn|cufft|npp|c10_cuda|torch_cuda)"  # names of its libraries begin so
 
 
 class TorchCodecVideo(Video):
@@ -119,7 +120,7 @@ def _decoder() -> Any:
 def _missing_cuda(error: BaseException | None) -> str:
     """The library of CUDA that could not be found, if it is that; the loader's own words lie behind torch's."""
     while error is not None:
-        if found := re.search(r"(lib(?:nv|cu|c10_cuda|torch_cuda)[\w.]*): cannot open", str(error)):
+        if found := re.search(rf"({CUDA}[\w.]*): cannot open", str(error)):
             return found[1]
         error = error.__cause__ or error.__context__
     return ""
