@@ -11,7 +11,7 @@ from muybridge.errors import BadInput, UnknownName
 from muybridge.methods import build_method
 from muybridge.methods.dist import DiST, DiSTConfig, hidden_width
 from muybridge.methods.heads import LinearHead
-from muybridge.methods.integration import convolve_time
+from muybridge.methods.integration import NORM_EPS, convolve_time, normed_linear
 from muybridge.plain.dist import PlainDiST
 from muybridge.structures import TrainArgs
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -309,3 +309,18 @@ def test_convolution_over_time(frames, kernel):
     ours, theirs = (torch.autograd.grad(out, leaves, grad) for out in (found, wanted))
     for here, there in zip(ours, theirs, strict=True):
         torch.testing.assert_close(here, there)
+
+
+def test_a_normalised_linear_map_is_its_formula_and_keeps_its_input_alone():
+    torch.manual_seed(0)
+    given = [torch.randn(*shape, dtype=torch.float64).requires_grad_() for shape in ((2, 3, 7, 12), (5, 12), (5,))]
+    x, weight, bias = given
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        ours = normed_linear(x, weight, bias)
+    plain = torch.nn.functional.linear(torch.nn.functional.layer_norm(x, (12,), eps=NORM_EPS), weight, bias)
+    torch.testing.assert_close(ours, plain)
+    grad = torch.randn_like(plain)
+    for one, other in zip(torch.autograd.grad(ours, given, grad), torch.autograd.grad(plain, given, grad), strict=True):
+        torch.testing.assert_close(one, other)
+    assert {t.data_ptr() for t in kept if t.shape in (x.shape, (42, 12))} == {x.data_ptr()}

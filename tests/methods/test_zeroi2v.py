@@ -20,6 +20,7 @@ from muybridge.methods.zeroi2v import (
     parse_shifts,
     shifts_text,
 )
+from muybridge.plain.zeroi2v import shifted
 from muybridge.published.assemble import Model, assemble, read_published, to_published
 from muybridge.published.base import Told
 from muybridge.published.zeroi2v import official_shifts
@@ -118,6 +119,27 @@ def test_only_the_shifted_channels_move(grad):
     assert torch.equal(after[..., 23:], before[..., 23:])
     assert torch.equal(after[..., :3], before[:, [0, 0, 1, 2], :, :3])
     assert torch.equal(after[..., 3:23], before[:, [2, 3, 2, 3], :, 3:23])
+
+
+@pytest.mark.parametrize("shifts", ["-1:3,+2:20", "+1:16,-3:16", "-5:8,+1:40", "none"])
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_a_shift_with_gradients_is_its_formula(shifts, frames):
+    torch.manual_seed(0)
+    slices = parse_shifts(shifts)
+    method = ZeroI2V.__new__(ZeroI2V)
+    torch.nn.Module.__init__(method)
+    method.shifts, method.frames = slices, frames
+    qkv = torch.randn(2 * frames, 5, 3 * 48, dtype=torch.float64, requires_grad=True)
+    again = qkv.detach().clone().requires_grad_()
+    # In place, so of what is no leaf.
+    (q, *ours), (same, *plain) = (
+        [part.unflatten(-1, (3, 16)).transpose(1, 2) for part in whole.chunk(3, dim=-1)] for whole in (1 * qkv, again)
+    )
+    ours, plain = [q, *map(method.shift, ours)], [same, *(shifted(part, slices, frames) for part in plain)]
+    torch.testing.assert_close(ours, plain)
+    grads = [torch.randn_like(part) for part in plain]
+    (found,), (wanted,) = torch.autograd.grad(ours, qkv, grads), torch.autograd.grad(plain, again, grads)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_order_of_frames_matters_through_the_shift_alone():

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from muybridge.backbones.activation import QuickGELU
-from muybridge.backbones.steps import apply_step
+from muybridge.backbones.steps import apply_step, one_precision
 from muybridge.backbones.vit import MLP, patches_of
 from muybridge.methods.base import fold_frames
 
@@ -70,7 +71,7 @@ class Integration(nn.Module):
         down = narrow.weight.flatten(1)
         weight = torch.cat([fc1.weight * self.norm.weight, down * self.temporal_norm.weight])
         bias = torch.cat([fc1.weight @ self.norm.bias + bias_of(fc1), down @ self.temporal_norm.bias + bias_of(narrow)])
-        hidden = F.linear(F.layer_norm(u, u.shape[-1:], eps=NORM_EPS), weight, bias)
+        hidden = normed_linear(u, weight, bias)
         own, temporal = hidden.split([fc1.out_features, narrow.out_channels], dim=-1)
         temporal = self.temporal_mlp.act(convolve_time(temporal, self.temporal_mlp.conv))
         up = self.temporal_mlp.fc2
@@ -156,6 +157,35 @@ def convolve_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
     kernel = conv.weight[..., 0, 0]  # [C', C, k]
     taps = F.linear(x, kernel.permute(2, 0, 1).flatten(0, 1)).unflatten(-1, (kernel.shape[2], -1))
     return shifted_sum(taps, bias_of(conv))
+
+
+def normed_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """W z + b, z being x normalised over its channels without factor or shift: x [.., D], W [D', D] -> [.., D']."""
+    if torch.is_grad_enabled() and weight.requires_grad and one_precision(x):
+        return apply_step(_NormedLinear, x, weight, bias)
+    return F.linear(F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), weight, bias)
+
+
+class _NormedLinear(torch.autograd.Function):
+    """W z + b: x is kept and z computed again, 5 MB less for each layer of the integration (ViT-B/16, 16 images)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        z, mean, deviation = torch.native_layer_norm(x, x.shape[-1:], None, None, NORM_EPS)
+        ctx.save_for_backward(x, mean, deviation, weight)
+        return F.linear(z, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        (x, mean, deviation, weight), rows = ctx.saved_tensors, grads[0].flatten(0, -2)
+        width = x.shape[-1:]
+        z = torch.native_layer_norm(x, width, None, None, NORM_EPS)[0]
+        of_weight = rows.T @ z.flatten(0, -2)
+        del z
+        norm_backward = torch.ops.aten.native_layer_norm_backward
+        of_x = norm_backward(grads[0] @ weight, x, width, mean, deviation, None, None, [True, False, False])[0]
+        return of_x, of_weight, rows.sum(dim=0)
 
 
 def shifted_sum(taps: Tensor, bias: Tensor) -> Tensor:
