@@ -18,6 +18,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -382,9 +383,15 @@ def zeroi2v_parts() -> Iterator[Part]:
 
     what = "attention with shifts in place"
     yield Part(what, "slices joined anew", "forward", 12, attend(model.shift), attend(joined))
-    yield Part(
-        what, "frame by frame", "forward", 12, attend(model.shift), attend(lambda k: shifted(k, model.shifts, T))
-    )
+    by_frame = partial(shifted, shifts=model.shifts, frames=T)
+    yield Part(what, "frame by frame", "forward", 12, attend(model.shift), attend(by_frame))
+
+    y = leaf(N, L, D)
+
+    def attend_and_back(shift: Callable[[Tensor], Tensor]) -> Call:
+        return step(lambda: attn(y, lambda q, k, v: (q, shift(k), shift(v))), [y])
+
+    yield Part(what, "frame by frame", "step", 12, attend_and_back(model.shift), attend_and_back(by_frame))
 
     linear = nn.Linear(D, 4 * D)
     weight = linear.weight.detach()

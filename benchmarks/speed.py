@@ -87,6 +87,11 @@ def _step_ratio(bare: object, step: object, rounds: int, saving: bool = False) -
     return times.ratio("step", BARE)
 
 
+def rows() -> list[dict[str, str]]:
+    """The committed figures, in the order of `METHODS`."""
+    return sorted(latest("speed", "method"), key=lambda row: METHODS.index(row["method"]))
+
+
 def table() -> str:
     """The committed CSV in Markdown: ours, what is wanted, our plain twin, the published code."""
     beside = ("wanted", "plain twin", "published")
@@ -104,7 +109,7 @@ def table() -> str:
         *beside[1:],
     ]
     lines = [head]
-    for row in latest("speed", "method"):
+    for row in rows():
         columns = [f"`{row['method']}`"]
         for what in ("inference", "training"):
             columns += [f"**{float(row[what]):.2f}**", f"{float(row[f'{what}_counted']):.2f}", row[f"{what}_target"]]
@@ -116,6 +121,20 @@ def table() -> str:
     return markdown(lines)
 
 
+def usual() -> str:
+    """The same in forward passes of transformers' CLIPVisionModel, by the ratio of `benchmarks/backbone.py`."""
+    (ratio,) = (
+        float(row["ratio"])
+        for row in latest("backbone", "images", "threads")
+        if (row["images"], row["threads"]) == ("16", "1")
+    )
+    lines = [["", "inference", "wanted", "step", "wanted"]]
+    for row in rows():
+        figures = [(f"**{ratio * float(row[what]):.2f}**", row[f"{what}_target"]) for what in PICTURES]
+        lines.append([f"`{row['method']}`", *figures[0], *figures[1]])
+    return markdown(lines)
+
+
 def draw(what: str) -> str:
     """The same as a picture."""
     groups = {
@@ -124,7 +143,7 @@ def draw(what: str) -> str:
             "our plain twin": float(row[f"{what}_plain"]),
             "published code": float(row[f"{what}_published"]),
         }
-        for row in latest("speed", "method")
+        for row in rows()
     }
     return bars(f"{PICTURES[what]}, in times of the bare backbone's forward pass", groups)
 
@@ -132,6 +151,7 @@ def draw(what: str) -> str:
 def write() -> None:
     """Table and pictures into the documentation."""
     put(ROOT / PAGE, "speed", table())
+    put(ROOT / PAGE, "usual", usual())
     for what in PICTURES:
         (ROOT / f"docs/images/speed-{what}.svg").write_text(draw(what), encoding="utf-8")
 

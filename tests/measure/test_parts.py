@@ -49,11 +49,21 @@ def test_a_row_says_what_is_saved(bench, monkeypatch):
         parts.measure("evl", parts.Part("ours", "formula", "forward", 12, None, None), 3, 2.0)
 
 
-@pytest.mark.parametrize(("program", "name"), [("parts", "parts"), ("backbone", "backbone"), ("train_costs", "costs")])
+TABLES = [
+    ("parts", "parts"),
+    ("backbone", "backbone"),
+    ("train_costs", "costs"),
+    ("speed", "speed"),
+    ("speed", "usual"),
+]
+
+
+@pytest.mark.parametrize(("program", "name"), TABLES)
 def test_the_page_shows_the_committed_table(bench, program, name):
     module = bench(program)
+    table = module.usual if name == "usual" else module.table
     shown = (ROOT / module.PAGE).read_text(encoding="utf-8").split(f"<!-- {name}: begin -->\n")[1]
-    assert shown.startswith(module.table() + "\n<!--"), f"python benchmarks/{program}.py --table"
+    assert shown.startswith(table() + "\n<!--"), f"python benchmarks/{program}.py --table"
 
 
 def test_a_row_that_is_measured_again_takes_the_place_of_the_first(bench, tmp_path, monkeypatch):
