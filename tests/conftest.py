@@ -1,6 +1,7 @@
 """What several rooms' tests share: small real videos, and one thread a test process."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 from clips import CLASSES, moving_square, write_video
 
 PLACES = ("train", "val")
+
+# A shell that starts the tests in the background has them, and the commands that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
