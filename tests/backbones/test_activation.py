@@ -44,11 +44,13 @@ def test_values_and_gradients(kind, stretch, monkeypatch):
 
 @pytest.mark.parametrize("kind", inputs())
 @pytest.mark.parametrize("bias", [True, False])
-def test_into_a_linear_map(kind, bias):
+@pytest.mark.parametrize("frozen", [True, False])
+def test_into_a_linear_map(kind, bias, frozen):
     torch.manual_seed(1)
     x = inputs()[kind]
     linear = torch.nn.Linear(x.shape[-1], 5, bias=bias).double()
-    parameters = list(linear.parameters())
+    linear.requires_grad_(not frozen)
+    parameters = [] if frozen else list(linear.parameters())
     leaf, theirs = x.detach().requires_grad_(), x.detach().clone().requires_grad_()
     found, wanted = QuickGELU().into(leaf, linear), linear(formula(theirs))
     torch.testing.assert_close(found, wanted)

@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muybridge.methods.pairs import pair_convolution, weighted_linear
+from muybridge.methods.pairs import (
+    beside_each_other,
+    linear_over_time,
+    normed_convolution,
+    pair_convolution,
+    weighted_linear,
+)
 
 GRID = (4, 5)
 WIDTH = 6
@@ -74,3 +80,38 @@ def test_weighted_linear() -> None:
     f, weights = random(2, 3, 7, WIDTH, seed=0), random(2, 3, 7, 1, seed=1)
     matrix, bias = random(4, WIDTH, seed=2), random(4, seed=3)
     compare(weighted_linear(f, weights, matrix, bias), F.linear(f * weights, matrix, bias), [f, weights, matrix, bias])
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("kernel", "bias"), [(1, True), (1, False), (3, True), (3, False)])
+def test_normed_convolution(kernel: int, bias: bool, channels_last: bool) -> None:
+    torch.manual_seed(0)
+    ours, plain = (torch.nn.BatchNorm2d(WIDTH).double() for _ in range(2))
+    for norm in (ours, plain):
+        norm.weight.data, norm.bias.data = random(WIDTH, seed=1).detach(), random(WIDTH, seed=2).detach()
+    conv = torch.nn.Conv2d(WIDTH, 5, kernel, padding=kernel // 2, bias=bias).double()
+    x = random(3, WIDTH, *GRID, seed=0).detach()
+    x = (x.contiguous(memory_format=torch.channels_last) if channels_last else x).requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        found = normed_convolution(x, ours, conv)
+    wanted = conv(F.relu(plain(x)))
+    torch.testing.assert_close(found, wanted)
+    grad = random(*wanted.shape, seed=9).detach()
+    mine = torch.autograd.grad(found, [x, ours.weight, ours.bias, *conv.parameters()], grad)
+    theirs = torch.autograd.grad(wanted, [x, plain.weight, plain.bias, *conv.parameters()], grad)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(dict(ours.named_buffers())[name], buffer)
+    assert {t.data_ptr() for t in kept if t.shape == x.shape} == {x.data_ptr()}
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_linear_over_time(frames: int) -> None:
+    x, weight, bias = random(2, frames, 7, WIDTH, seed=0), random(5, 3 * WIDTH, seed=1), random(5, seed=2)
+    kernel = weight.unflatten(1, (3, WIDTH)).transpose(1, 2)  # [C', C, 3]
+    plain = F.conv1d(x.permute(0, 2, 3, 1).flatten(0, 1), kernel, bias, padding=1)
+    plain = plain.unflatten(0, (2, 7)).permute(0, 3, 1, 2)
+    compare(linear_over_time(x, weight, bias), plain, [x, weight, bias])
+    torch.testing.assert_close(F.linear(beside_each_other(x), weight, bias), plain)

@@ -16,15 +16,17 @@ It knows nothing of any method: tokens [B, T, L, D] in, two tensors of that shap
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muybridge.backbones.steps import one_precision
 from muybridge.errors import BadInput, unknown
 from muybridge.methods.fused import add_to_tokens
-from muybridge.methods.pairs import pair_convolution, weighted_linear
+from muybridge.methods.pairs import linear_over_time, normed_convolution, pair_convolution, weighted_linear
 
 Interaction = Literal["depthwise", "full"]
 INTERACTIONS = ("depthwise", "full")
@@ -224,7 +226,7 @@ class Alignment(nn.Module):
             none = f.new_zeros(b, 0, count)
             zeros = f.new_zeros(b, 1, count, FRAME_CHANNELS)
             return Pairs(f.new_zeros(b, 0, 4), none, none, f.new_ones(b, 1, count), self.over_time(zeros))
-        z = self.interaction(f)  # [B * (T - 1), 256, rows, columns]
+        z = self.interact(f)  # [B * (T - 1), 256, rows, columns]
         points = self.prediction(z).unflatten(0, (b, t - 1))
         earlier, later = self.mask(points[..., :2]), self.mask(points[..., 2:])
         seen = z.flatten(2).transpose(1, 2).unflatten(0, (b, t - 1))  # [B, T - 1, P, 256]
@@ -232,6 +234,18 @@ class Alignment(nn.Module):
         # Fast: masks are merged to one map per frame before they meet the features: one product in place of two, and
         # no features of pairs to be cut up, joined and averaged.
         return Pairs(points, earlier, later, merge(earlier, later), temporal)
+
+    def interact(self, f: Tensor) -> Tensor:
+        """`interaction`, of which a training keeps what comes before the norms, and not what comes behind them."""
+        parts = [part for part in self.interaction if isinstance(part, ConvNorm)]
+        trained = torch.is_grad_enabled() and all(part.norm.training for part in parts)
+        if not trained or not one_precision(f) or any(type(part.norm) is not BatchNorm for part in parts):
+            z: Tensor = self.interaction(f)
+            return z
+        x = parts[0].convolve(f, parts[0].conv.weight, parts[0].conv.bias)
+        for before, part in pairwise(parts):
+            x = normed_convolution(x, before.norm, part.conv)
+        return F.relu_(parts[-1].norm(x))
 
     def mask(self, points: Tensor) -> Tensor:
         """Points [B, T - 1, 2], (x, y) -> masks [B, T - 1, P]; in training the mean over nine disturbed points."""
@@ -251,10 +265,9 @@ class Alignment(nn.Module):
     def over_time(self, x: Tensor) -> Tensor:
         """The convolution over time, zeros outside: [B, T, P, C] -> [B, T, P, C]."""
         # Fast: one product over the three neighbours' channels; no copy to [B, C, T, rows, columns] and back.
-        padded = F.pad(x, (0, 0, 0, 0, 1, 1))
-        neighbours = torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=-1)  # [B, T, P, 3 C]
         weight = self.temporal_conv.weight.flatten(2).transpose(1, 2).flatten(1)  # [C, C, 3, 1, 1] -> [C, 3 C]
-        return F.linear(neighbours, weight, self.temporal_conv.bias)
+        assert self.temporal_conv.bias is not None
+        return linear_over_time(x, weight, self.temporal_conv.bias)
 
     def aligned(self, f: Tensor, pairs: Pairs) -> Tensor:
         """f with each patch times its weight, prefix tokens as they are: [B, T, L, D]."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from muybridge.backbones.steps import apply_step, one_precision
@@ -36,6 +36,39 @@ def weighted_linear(f: Tensor, weights: Tensor, matrix: Tensor, bias: Tensor) ->
     if one_precision(f):
         return apply_step(_WeightedLinear, f, weights, matrix, bias)
     return F.linear(f * weights, matrix, bias)
+
+
+def normed_convolution(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d) -> Tensor:
+    """conv(relu(norm(x))) in training, x [N, C, G, G'] -> [N, C', G, G'], for a convolution that keeps the size.
+
+    The running statistics follow the batch as `norm` itself would have it.
+    """
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+    return apply_step(_NormedConvolution, x, norm.weight, norm.bias, conv.weight, conv.bias, statistics)
+
+
+def linear_over_time(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """weight [x of the frame before, x, x of the frame after] + bias, zeros outside.
+
+    Args:
+        x: [B, T, P, C].
+        weight: [C', 3 C].
+        bias: [C'].
+
+    Returns:
+        [B, T, P, C'].
+    """
+    if torch.is_grad_enabled() and weight.requires_grad and one_precision(x):
+        return apply_step(_LinearOverTime, x, weight, bias)
+    return F.linear(beside_each_other(x), weight, bias)
+
+
+def beside_each_other(x: Tensor) -> Tensor:
+    """[B, T, P, C] -> [B, T, P, 3 C]: the frame before, the frame, the frame after."""
+    padded = F.pad(x, (0, 0, 0, 0, 1, 1))
+    return torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=-1)
 
 
 def neighbours(f: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
@@ -109,3 +142,77 @@ class _WeightedLinear(torch.autograd.Function):
         of_weights = torch.linalg.vecdot(of_product, f).unsqueeze(-1)
         of_matrix = rows.T @ (f * weights).flatten(0, -2)
         return of_product.mul_(weights), of_weights, of_matrix, rows.sum(dim=0)
+
+
+class _NormedConvolution(torch.autograd.Function):
+    """conv(relu(norm(x))): x is kept, and what the convolution reads is computed again.
+
+    17 MB less for the first of each of ILA's layers, 3 MB for the second (ViT-B/16, 2 videos of 8 frames).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        factor: Tensor,
+        shift: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        statistics: tuple[Tensor | None, Tensor | None, float, float],
+    ) -> Tensor:
+        mean, variance, momentum, eps = statistics
+        y, mean, inverse = torch.native_batch_norm(x, factor, shift, mean, variance, True, momentum, eps)
+        ctx.save_for_backward(x, factor, shift, weight, mean, inverse)
+        ctx.eps, ctx.biased = eps, bias is not None
+        return _convolved(y.relu_(), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, factor, shift, weight, mean, inverse = ctx.saved_tensors
+        scale = (factor * inverse)[:, None, None]
+        y = torch.addcmul(shift[:, None, None] - mean[:, None, None] * scale, x, scale).relu_()
+        of_y, of_weight, of_bias = _convolved_back(grads[0], y, weight, ctx.biased)
+        of_y = torch.ops.aten.threshold_backward(of_y, y, 0)
+        of_x, of_factor, of_shift = torch.ops.aten.native_batch_norm_backward(
+            of_y, x, factor, None, None, mean, inverse, True, ctx.eps, [True, True, True]
+        )
+        return of_x, of_factor, of_shift, of_weight, of_bias, None
+
+
+def _convolved(y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.shape[-1] == 1:
+        return F.linear(y.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    return F.conv2d(y, weight, bias, padding=weight.shape[-1] // 2)
+
+
+def _convolved_back(grad: Tensor, y: Tensor, weight: Tensor, biased: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of `_convolved` by y, weight and bias."""
+    if weight.shape[-1] == 1:
+        rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
+        of_y = (rows @ weight.flatten(1)).view(*grad.permute(0, 2, 3, 1).shape[:3], -1).permute(0, 3, 1, 2)
+        of_weight = rows.T @ y.permute(0, 2, 3, 1).flatten(0, 2)
+        return of_y, of_weight.view(weight.shape), rows.sum(dim=0) if biased else None
+    padding = [weight.shape[-1] // 2] * 2
+    found: tuple[Tensor, Tensor, Tensor | None] = torch.ops.aten.convolution_backward(
+        grad, y, weight, [weight.shape[0]], [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, biased]
+    )
+    return found
+
+
+class _LinearOverTime(torch.autograd.Function):
+    """W [x before, x, x after] + b: x is kept, not the three beside each other."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(beside_each_other(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        (x, weight), rows = ctx.saved_tensors, grads[0].flatten(0, -2)
+        before, out, after = (grads[0] @ part for part in weight.chunk(3, dim=1))
+        out[:, :-1] += before[:, 1:]
+        out[:, 1:] += after[:, :-1]
+        return out, rows.T @ beside_each_other(x).flatten(0, -2), rows.sum(dim=0)
