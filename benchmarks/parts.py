@@ -42,6 +42,7 @@ from muybridge.methods.integration import (
     TemporalBlock,
     convolve_time,
     embed_dense,
+    onto,
     shifted_sum,
 )
 from muybridge.methods.local_temporal import TemporalConv, TemporalMatch, affinity_maps, stretch_index
@@ -348,6 +349,10 @@ def dist_parts() -> Iterator[Part]:
         lambda: integration(part, u),
         [u, part.mlp.fc1.weight, part.temporal_mlp.fc1.weight, part.norm.weight],
     )
+    y, tapped, linear = leaf(B, T, L, NARROW), torch.randn(B, T, L, D), nn.Linear(D, NARROW)
+    ours = step(lambda: onto(y, tapped, linear.weight, linear.bias), [y, linear.weight])
+    plain = step(lambda: y + linear(tapped), [y, linear.weight])
+    yield Part("tapped tokens onto the integration's", "mapped, then added", "step", 12, ours, plain)
     attention, query, tokens = PoolAttention(NARROW, 6), leaf(N, NARROW), leaf(N, L, NARROW)
     with torch.no_grad():
         z = F.layer_norm(tokens, (NARROW,))
@@ -363,11 +368,14 @@ def dist_parts() -> Iterator[Part]:
 
 def zeroi2v_parts() -> Iterator[Part]:
     """Those of ZeroI2V's twelve blocks."""
-    adapter, z = LinearAdapter(D, D // 4, 0.5, 0.0), leaf(N, L, D)
+    adapter, z, residual = LinearAdapter(D, D // 4, 0.5, 0.1), leaf(N, L, D), leaf(N, L, D)
     nn.init.normal_(adapter.fc2.weight, std=0.02)
     leaves = [z, *adapter.parameters()]
+    ours = step(lambda: adapter(z, residual), [residual, *leaves])
+    formula = step(lambda: residual + adapt(adapter, z), [residual, *leaves])
+    yield Part("adapter, added to the residual where it is made", "product, scale and sums", "step", 24, ours, formula)
     ours, formula = step(lambda: adapter(z), leaves), step(lambda: adapt(adapter, z), leaves)
-    yield Part("adapter, added where it is made", "product, scale and sum", "step", 48, ours, formula)
+    yield Part("adapter, added where it is made", "product, scale and sum", "step", 24, ours, formula)
 
     config = replace(backbone_info("clip_vitb16").config, depth=1, width=D, heads=HEADS, mlp_hidden=4 * D)
     model = build_method("zeroi2v", ViT(config), 2, T, (224, 224), {})

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from muybridge.backbones.vit import ViT, ViTConfig
+from muybridge.backbones.vit import LayerScale, ViT, ViTConfig
 from muybridge.errors import BadInput, CheckpointError, UnknownName
 from muybridge.methods import build_method
 from muybridge.methods.base import count
@@ -14,6 +14,7 @@ from muybridge.methods.zeroi2v import (
     LinearAdapter,
     ZeroI2V,
     ZeroI2VConfig,
+    added,
     fold_after,
     fold_before,
     look,
@@ -461,16 +462,30 @@ def test_a_misshapen_tensor_is_named(published, key):
         assemble(read_published(state, TOLD))
 
 
-def test_an_adapter_is_its_formula():
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_an_adapter_is_its_formula(dropout, joined):
     torch.manual_seed(0)
-    adapter = LinearAdapter(12, 5, 0.7, dropout=0.0).double()
+    adapter = LinearAdapter(12, 5, 0.7, dropout).double()
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter)
-    z = torch.randn(2, 3, 12, dtype=torch.float64, requires_grad=True)
-    leaves = [z, *adapter.parameters()]
-    found, wanted = adapter(z), z + 0.7 * adapter.fc2(adapter.fc1(z))
+    z, x = (torch.randn(2, 3, 12, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    leaves = [z, *([x] if joined else []), *adapter.parameters()]
+    torch.manual_seed(1)
+    found = adapter(z, x if joined else None)
+    torch.manual_seed(1)
+    wanted = z + 0.7 * adapter.fc2(adapter.dropout(adapter.fc1(z))) + (x if joined else 0)
     torch.testing.assert_close(found, wanted)
     grad = torch.randn_like(found)
     ours, theirs = (torch.autograd.grad(out, leaves, grad) for out in (found, wanted))
     for here, there in zip(ours, theirs, strict=True):
         torch.testing.assert_close(here, there)
+
+
+def test_a_layer_scale_stands_between_an_adapter_and_the_sum():
+    adapter, scale = LinearAdapter(6, 3, 0.7, 0.0), LayerScale(6)
+    for parameter in (*adapter.parameters(), *scale.parameters()):
+        torch.nn.init.normal_(parameter)
+    x, z = torch.randn(2, 6), torch.randn(2, 6)
+    torch.testing.assert_close(added(x, scale, adapter, z), x + scale.gamma * adapter(z))
+    torch.testing.assert_close(added(x, torch.nn.Identity(), adapter, z), x + adapter(z))

@@ -10,7 +10,9 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from muybridge.backbones.steps import apply_step, one_precision
 
@@ -207,3 +209,71 @@ class _Added(torch.autograd.Function):
         if prefix is not None and ctx.shared:
             prefix = prefix.sum(dim=0, keepdim=True)
         return grad, grad if second else None, grad[:, :, ctx.first :], prefix
+
+
+def adapted(
+    z: Tensor, x: Tensor | None, mask: Tensor | None, first: nn.Linear, second: nn.Linear, scale: float
+) -> Tensor:
+    """x + z + scale * second(mask * first(z)): a linear adapter and the residual that it stands in.
+
+    Args:
+        z: [.., D].
+        x: [.., D], or none.
+        mask: [.., r], of the dropout, or none.
+        first: D -> r.
+        second: r -> D.
+        scale: of the adapter.
+
+    Returns:
+        [.., D].
+    """
+    return apply_step(_Adapted, z, x, mask, first.weight, first.bias, second.weight, second.bias, scale)
+
+
+class _Adapted(torch.autograd.Function):
+    """Fast: the second product is added where the sum is made, the gradient's likewise, the scale is put on what has r
+    channels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        x: Tensor | None,
+        mask: Tensor | None,
+        down: Tensor,
+        down_bias: Tensor,
+        up: Tensor,
+        up_bias: Tensor,
+        scale: float,
+    ) -> Tensor:
+        hidden = F.linear(z, down, down_bias)
+        if mask is not None:
+            hidden *= mask
+        ctx.save_for_backward(z, mask, hidden, down, up)
+        ctx.scale, ctx.joined = scale, x is not None
+        out = torch.add(z.contiguous(), up_bias, alpha=scale)
+        if x is not None:
+            out += x
+        rows = out.view(-1, out.shape[-1])
+        torch.addmm(rows, hidden.flatten(0, -2), up.T, alpha=scale, out=rows)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, mask, hidden, down, up = ctx.saved_tensors
+        grad, rows = grads[0], grads[0].flatten(0, -2)  # [N, D]
+        wanted = (rows @ up).mul_(ctx.scale)  # [N, r]
+        if mask is not None:
+            wanted *= mask.flatten(0, -2)
+        of_z = torch.addmm(rows, wanted, down).view_as(grad)
+        return (
+            of_z,
+            grad if ctx.joined else None,
+            None,
+            wanted.T @ z.flatten(0, -2),
+            wanted.sum(dim=0),
+            rows.T @ (ctx.scale * hidden.flatten(0, -2)),
+            ctx.scale * rows.sum(dim=0),
+            None,
+        )

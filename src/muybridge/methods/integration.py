@@ -18,6 +18,7 @@ from muybridge.backbones.activation import QuickGELU
 from muybridge.backbones.steps import apply_step, one_precision
 from muybridge.backbones.vit import MLP, patches_of
 from muybridge.methods.base import fold_frames
+from muybridge.methods.fused import mix
 
 NORM_EPS = 1e-5
 
@@ -76,7 +77,7 @@ class Integration(nn.Module):
         temporal = self.temporal_mlp.act(convolve_time(temporal, self.temporal_mlp.conv))
         up = self.temporal_mlp.fc2
         assert isinstance(self.mlp.act, QuickGELU)
-        return self.mlp.act.into(own, self.mlp.fc2) + F.linear(temporal, up.weight.flatten(1), up.bias)
+        return onto(self.mlp.act.into(own, self.mlp.fc2), temporal, up.weight.flatten(1), bias_of(up))
 
 
 class PoolAttention(nn.Module):
@@ -109,8 +110,7 @@ class PoolAttention(nn.Module):
         q = F.linear(self.norm(query), q_weight, q_bias).unflatten(-1, (self.heads, -1))  # [N, h, d]
         q = q / math.sqrt(q.shape[-1])
         asked = torch.einsum("nhd,hdw->nhw", q, k_weight.unflatten(0, (self.heads, -1))) * self.norm.weight
-        weights = (asked @ tokens.transpose(1, 2)).softmax(dim=-1)  # [N, h, S]
-        mixed = weights @ tokens * self.norm.weight + self.norm.bias  # [N, h, D]
+        mixed = mix(asked, tokens) * self.norm.weight + self.norm.bias  # [N, h, D]
         out = torch.einsum("nhw,hdw->nhd", mixed, v_weight.unflatten(0, (self.heads, -1))).flatten(1) + v_bias
         return self.proj(out)
 
@@ -188,6 +188,32 @@ class _NormedLinear(torch.autograd.Function):
         return of_x, of_weight, rows.sum(dim=0)
 
 
+def onto(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """y + W x + b: y [.., D'], x [.., D], W [D', D], b [D'] -> [.., D']."""
+    if torch.is_grad_enabled() and weight.requires_grad and one_precision(x):
+        return apply_step(_Onto, y, x, weight, bias)
+    return y + F.linear(x, weight, bias)
+
+
+class _Onto(torch.autograd.Function):
+    """Fast: the product is added where it is made, a pass over the tokens less."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        out = torch.add(y.contiguous(), bias)
+        rows = out.view(-1, out.shape[-1])
+        torch.addmm(rows, x.flatten(0, -2), weight.T, out=rows)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), grad, rows = ctx.saved_tensors, grads[0], grads[0].flatten(0, -2)
+        of_x = grad @ weight if ctx.needs_input_grad[1] else None
+        return grad, of_x, rows.T @ x.flatten(0, -2), rows.sum(dim=0)
+
+
 def shifted_sum(taps: Tensor, bias: Tensor) -> Tensor:
     """out[t] = bias + sum_s taps[t + s - k // 2, .., s, :], zeros outside: [B, T, .., k, C], [C] -> [B, T, .., C]."""
     if torch.is_grad_enabled() and taps.requires_grad and not torch.compiler.is_compiling():
@@ -223,10 +249,12 @@ class _ShiftedSum(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         grad, kernel = grads[0], ctx.kernel
         frames = grad.shape[1]
-        out = grad.new_zeros(*grad.shape[:-1], kernel, grad.shape[-1])
+        out = grad.new_empty(*grad.shape[:-1], kernel, grad.shape[-1])
         for s in range(kernel):
             to, of = _overlap(frames, s - kernel // 2)
             out[:, of, ..., s, :] = grad[:, to]
+            out[:, : of.start, ..., s, :] = 0
+            out[:, of.stop :, ..., s, :] = 0
         return out, grad.flatten(0, -2).sum(dim=0)
 
 
