@@ -112,13 +112,14 @@ class _PairConvolution(torch.autograd.Function):
             ctx.groups,
             [True, True, ctx.biased],
         )
-        out = torch.zeros_like(f)
-        patches = out[:, :, ctx.prefix :]
         maps = of_pairs.permute(0, 2, 3, 1).flatten(1, 2)
         maps = maps.unflatten(0, (f.shape[0], f.shape[1] - 1))  # [B, T - 1, P, 2 D]
         earlier, later = maps.chunk(2, dim=-1)
-        patches[:, :-1] = earlier
-        patches[:, 1:] += later
+        out = torch.empty_like(f)
+        out[:, :, : ctx.prefix] = 0
+        patches = out[:, :, ctx.prefix :]
+        patches[:, :-1], patches[:, -1] = earlier, later[:, -1]
+        patches[:, 1:-1] += later[:, :-1]
         return out, of_weight, of_bias, None, None, None
 
 
