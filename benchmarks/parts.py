@@ -42,7 +42,6 @@ from muybridge.methods.integration import (
     TemporalBlock,
     convolve_time,
     embed_dense,
-    onto,
     shifted_sum,
 )
 from muybridge.methods.local_temporal import TemporalConv, TemporalMatch, affinity_maps, stretch_index
@@ -349,10 +348,6 @@ def dist_parts() -> Iterator[Part]:
         lambda: integration(part, u),
         [u, part.mlp.fc1.weight, part.temporal_mlp.fc1.weight, part.norm.weight],
     )
-    y, tapped, linear = leaf(B, T, L, NARROW), torch.randn(B, T, L, D), nn.Linear(D, NARROW)
-    ours = step(lambda: onto(y, tapped, linear.weight, linear.bias), [y, linear.weight])
-    plain = step(lambda: y + linear(tapped), [y, linear.weight])
-    yield Part("tapped tokens onto the integration's", "mapped, then added", "step", 12, ours, plain)
     attention, query, tokens = PoolAttention(NARROW, 6), leaf(N, NARROW), leaf(N, L, NARROW)
     with torch.no_grad():
         z = F.layer_norm(tokens, (NARROW,))
@@ -368,7 +363,7 @@ def dist_parts() -> Iterator[Part]:
 
 def zeroi2v_parts() -> Iterator[Part]:
     """Those of ZeroI2V's twelve blocks."""
-    adapter, z, residual = LinearAdapter(D, D // 4, 0.5, 0.1), leaf(N, L, D), leaf(N, L, D)
+    adapter, z, residual = LinearAdapter(D, D // 4, 0.5, 0.0), leaf(N, L, D), leaf(N, L, D)
     nn.init.normal_(adapter.fc2.weight, std=0.02)
     leaves = [z, *adapter.parameters()]
     ours = step(lambda: adapter(z, residual), [residual, *leaves])

@@ -11,7 +11,7 @@ from muybridge.errors import BadInput, UnknownName
 from muybridge.methods import build_method
 from muybridge.methods.dist import DiST, DiSTConfig, hidden_width
 from muybridge.methods.heads import LinearHead
-from muybridge.methods.integration import NORM_EPS, convolve_time, normed_linear, onto
+from muybridge.methods.integration import NORM_EPS, convolve_time, normed_linear
 from muybridge.plain.dist import PlainDiST
 from muybridge.structures import TrainArgs
 from muybridge.testing.tiny import random_backbone, tiny_backbones
@@ -324,15 +324,3 @@ def test_a_normalised_linear_map_is_its_formula_and_keeps_its_input_alone():
     for one, other in zip(torch.autograd.grad(ours, given, grad), torch.autograd.grad(plain, given, grad), strict=True):
         torch.testing.assert_close(one, other)
     assert {t.data_ptr() for t in kept if t.shape in (x.shape, (42, 12))} == {x.data_ptr()}
-
-
-def test_a_linear_map_onto_a_sum_is_its_formula():
-    torch.manual_seed(0)
-    shapes = ((2, 3, 7, 5), (2, 3, 7, 12), (5, 12), (5,))
-    given = [torch.randn(*shape, dtype=torch.float64).requires_grad_() for shape in shapes]
-    y, x, weight, bias = given
-    ours, plain = onto(y, x, weight, bias), y + torch.nn.functional.linear(x, weight, bias)
-    torch.testing.assert_close(ours, plain)
-    grad = torch.randn_like(plain)
-    for one, other in zip(torch.autograd.grad(ours, given, grad), torch.autograd.grad(plain, given, grad), strict=True):
-        torch.testing.assert_close(one, other)

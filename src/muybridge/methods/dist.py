@@ -61,9 +61,7 @@ from muybridge.methods.integration import (
     PoolAttention,
     PoolingLayer,
     TemporalBlock,
-    bias_of,
     embed_dense,
-    onto,
 )
 from muybridge.structures import Output, TrainArgs
 
@@ -388,12 +386,12 @@ class DiST(Method):
         """Dense frames [B, F, 3, H, W] and tapped tokens, each [B, T, 1 + P, W] -> h [B, D]."""
         x = embed_dense(video, self.temporal_stem)
         self.record("temporal_stem", x)
-        r = u = taps[0].new_zeros(()).expand(*taps[0].shape[:-1], self.config.width)
+        r = u = taps[0].new_zeros(())
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             x = layer.temporal(x)
             self.record(f"layers.{i}.temporal", x)
-            m = onto(r, taps[i], layer.input.weight, bias_of(layer.input))
+            m = layer.input(taps[i]) + r
             u = layer.fuse(m, x)
             if i + 1 < len(self.layers):
                 x = layer.spread(x, m)

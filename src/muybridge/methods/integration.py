@@ -77,7 +77,7 @@ class Integration(nn.Module):
         temporal = self.temporal_mlp.act(convolve_time(temporal, self.temporal_mlp.conv))
         up = self.temporal_mlp.fc2
         assert isinstance(self.mlp.act, QuickGELU)
-        return onto(self.mlp.act.into(own, self.mlp.fc2), temporal, up.weight.flatten(1), bias_of(up))
+        return self.mlp.act.into(own, self.mlp.fc2) + F.linear(temporal, up.weight.flatten(1), up.bias)
 
 
 class PoolAttention(nn.Module):
@@ -186,32 +186,6 @@ class _NormedLinear(torch.autograd.Function):
         norm_backward = torch.ops.aten.native_layer_norm_backward
         of_x = norm_backward(grads[0] @ weight, x, width, mean, deviation, None, None, [True, False, False])[0]
         return of_x, of_weight, rows.sum(dim=0)
-
-
-def onto(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """y + W x + b: y [.., D'], x [.., D], W [D', D], b [D'] -> [.., D']."""
-    if torch.is_grad_enabled() and weight.requires_grad and one_precision(x):
-        return apply_step(_Onto, y, x, weight, bias)
-    return y + F.linear(x, weight, bias)
-
-
-class _Onto(torch.autograd.Function):
-    """Fast: the product is added where it is made, a pass over the tokens less."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        out = torch.add(y.contiguous(), bias)
-        rows = out.view(-1, out.shape[-1])
-        torch.addmm(rows, x.flatten(0, -2), weight.T, out=rows)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), grad, rows = ctx.saved_tensors, grads[0], grads[0].flatten(0, -2)
-        of_x = grad @ weight if ctx.needs_input_grad[1] else None
-        return grad, of_x, rows.T @ x.flatten(0, -2), rows.sum(dim=0)
 
 
 def shifted_sum(taps: Tensor, bias: Tensor) -> Tensor:
