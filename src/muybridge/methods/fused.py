@@ -231,8 +231,8 @@ def adapted(
 
 
 class _Adapted(torch.autograd.Function):
-    """Fast: the second product is added where the sum is made, the gradient's likewise, and the scale is put on what has
-    r channels: 0.9 of a step's time, with a residual 0.85.
+    """Fast: the second product is added where the sum is made, the gradient's likewise, and the scale is put on what
+    has r channels: 0.9 of a step's time, with a residual 0.85.
     """
 
     @staticmethod
