@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from muybridge.backbones.steps import one_precision
 from muybridge.errors import BadInput, unknown
 from muybridge.methods.fused import add_to_tokens
-from muybridge.methods.pairs import linear_over_time, normed_convolution, pair_convolution, weighted_linear
+from muybridge.methods.pairs import convolved, linear_over_time, normed_convolution, pair_convolution, weighted_linear
 
 Interaction = Literal["depthwise", "full"]
 INTERACTIONS = ("depthwise", "full")
@@ -105,10 +105,7 @@ class ConvNorm(nn.Module):
         return F.relu_(F.max_pool2d(x, 2) if self.pool else x)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.conv.kernel_size == (1, 1):
-            # Fast: a matrix product of maps that have their channels last: 0.87 of the convolution's time for a step.
-            return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-        return F.conv2d(x, weight, bias, 1, self.conv.padding, 1, self.conv.groups)
+        return convolved(x, weight, bias, self.conv.groups)
 
 
 class PairConvNorm(ConvNorm):
